@@ -1,0 +1,8 @@
+"""`python -m colorize_utils`: see cli.py."""
+
+import sys
+
+from colorize_utils.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The command line: colorize pictures, train a recipe, evaluate checkpoints.
+
+    python -m colorize_utils photo.jpg            → photo-colorized.jpg
+    python -m colorize_utils photos/ -o colour/   → the same names in colour/
+    python -m colorize_utils train gan-l1 …
+    python -m colorize_utils evaluate …
+
+Results go to standard output, errors to standard error, one line each. Exit status: 0 all done, 1 something failed,
+2 the command was not understood, 130 interrupted. Heavy libraries are imported where they are first needed, so that
+`--help` answers at once.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from colorize_utils import __version__
+from colorize_utils.errors import ColorizeError
+from colorize_utils.recipes import RECIPES, Recipe
+
+RECIPE_HELP = {
+    "epochs": "passes over the training pictures",
+    "size": "training pictures are size×size",
+    "width": "scales every layer; 1 is the original network",
+    "batch_size": "pictures a step",
+    "learning_rate": "Adam's, of both networks",
+    "lambda_rec": "weight of the reconstruction loss",
+    "lambda_adv": "weight of the adversarial loss",
+    "n_critic": "critic updates a generator update (wgan)",
+    "critic_batch_size": "random pictures a critic update (wgan)",
+    "lambda_gp": "weight of the gradient penalty (wgan)",
+    "discriminator_sigmoid": "the submission's sigmoid before BCEWithLogits",
+    "bounded": "end the generator in a sigmoid",
+    "keep_luminance": "learn chroma alone, on the luminance that is given",
+    "average_decay": "save a moving average of the generator's weights, e.g. 0.999",
+    "flip": "mirror about half of the training pictures",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (default: this process's) and returns its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"train": _train, "evaluate": _evaluate}
+    try:
+        if arguments and arguments[0] in commands:
+            return commands[arguments[0]](arguments[1:])
+        return _colorize(arguments)
+    except ColorizeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+# ---------------------------------------------------------------- colorize
+
+
+def _colorize(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m colorize_utils",
+        description="Colorize gray pictures: a file, several, or whole folders.",
+        epilog="Other commands: 'train RECIPE' and 'evaluate'; each has a --help. A picture called train: ./train.",
+    )
+    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="a picture, or a folder of pictures")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="the file to write, or the folder where a folder or several pictures were given; its suffix is the format "
+        "(default: NAME-colorized beside the original, in the original's format)",
+    )
+    parser.add_argument("--model", help="a checkpoint's name (--list-models) or file (default: the bundled one)")
+    parser.add_argument("--list-models", action="store_true", help="list the checkpoints that have a name, and stop")
+    parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with scikit-learn")
+    parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")
+    parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no names of written files")
+    parser.add_argument("--version", action="version", version=f"colorize_utils {__version__}")
+    options = parser.parse_args(arguments)
+    if options.list_models:
+        return _list_models()
+    if not (options.pictures or options.sample):
+        parser.error("give a picture or a folder (or --sample, to see one colorized)")
+    if options.sample and options.pictures:
+        parser.error("--sample takes no pictures")
+    if not 0 <= options.strength <= 4:
+        parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
+
+    from colorize_utils.batch import colorize_files
+    from colorize_utils.inference import Colorizer
+
+    colorizer = Colorizer.from_checkpoint(options.model, options.device, progress=not options.quiet)
+    report = colorize_files(
+        colorizer,
+        options.pictures,
+        options.output,
+        sample=options.sample,
+        overwrite=options.overwrite,
+        progress=not options.quiet,
+        keep_luminance=not options.raw,
+        strength=options.strength,
+    )
+    for line in report.failed:
+        print(f"error: {line}", file=sys.stderr)
+    if not options.quiet:
+        for path in report.written[:1] if len(report.written) == 1 else ():
+            print(path)
+        if len(report.written) != 1 or report.skipped or report.failed:
+            print(f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed")
+    return 1 if report.failed else 0
+
+
+def _list_models() -> int:
+    from colorize_utils.checkpoints import CATALOGUE, DEFAULT
+
+    for entry in CATALOGUE.values():
+        default = " (default)" if entry.name == DEFAULT else ""
+        print(f"{entry.name}{default}: {entry.note}; {entry.architecture}, width {entry.width:g}, ", end="")
+        print(f"{entry.size}×{entry.size}; licence: {entry.licence}")
+    return 0
+
+
+# ---------------------------------------------------------------- train
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        help="a folder that holds flowers-102/, a folder of pictures, or 'generated' "
+        "(default: $COLORIZE_DATA, else Flowers-102 is downloaded)",
+    )
+    parser.add_argument("--count", type=int, default=200, help="how many generated flowers (default: 200)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _train(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m colorize_utils train",
+        description="Train a recipe. The run lives in a folder: best and last checkpoint, curves, and what it takes to "
+        "go on after it was stopped.",
+    )
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="which of the submission's models")
+    _add_data_options(parser)
+    parser.add_argument("--extra", type=Path, help="a folder of more training pictures")
+    parser.add_argument("--drop-gray", action="store_true", help="leave pictures without colour out of training")
+    parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
+    parser.add_argument("-o", "--output", type=Path, help="the run's folder (default: runs/RECIPE)")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default: auto)")
+    parser.add_argument("--save-minutes", type=float, default=5.0, help="minutes between saves (default: 5)")
+    group = parser.add_argument_group("recipe", "each replaces the recipe's own value")
+    for field in fields(Recipe):
+        if field.name in RECIPE_HELP:
+            flag = "--" + field.name.replace("_", "-")
+            if field.type is bool or isinstance(field.default, bool):
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, help=RECIPE_HELP[field.name])
+            else:
+                group.add_argument(flag, type=type(field.default), help=RECIPE_HELP[field.name])
+    options = parser.parse_args(arguments)
+    changes = {name: getattr(options, name) for name in RECIPE_HELP if getattr(options, name) is not None}
+    try:
+        recipe = replace(RECIPES[options.recipe], **changes)
+    except ValueError as error:
+        parser.error(str(error))
+
+    from colorize_utils.data import load_splits
+    from colorize_utils.plots import plot_history, save_figure
+    from colorize_utils.training import train
+
+    splits = load_splits(
+        options.data,
+        recipe.size,
+        extra=options.extra,
+        drop_gray=options.drop_gray,
+        crop=options.crop,
+        seed=options.seed,
+        count=options.count,
+        progress=not options.quiet,
+    )
+    sizes = f"{len(splits.train)} training, {len(splits.val)} validation pictures, {len(splits.skipped)} left out"
+    print(f"{recipe.name} at {recipe.size}×{recipe.size}, width {recipe.width:g}: {sizes}", flush=True)
+    folder = options.output or Path("runs") / recipe.name
+
+    def report(epoch: int, history: dict, _) -> None:
+        latest = {curve: values[-1] for curve, values in history.items()}
+        print(
+            f"epoch {epoch}/{recipe.epochs}  discriminator {latest['discriminator_loss']:.4f}  "
+            f"generator {latest['generator_loss']:.4f}  validation {latest['validation_loss']:.5f}  "
+            f"PSNR {latest['psnr']:.2f} dB  SSIM {latest['ssim']:.3f}  {latest['seconds']:.1f} s",
+            flush=True,
+        )
+
+    history = train(
+        recipe,
+        splits,
+        folder,
+        resume=options.resume,
+        device=options.device,
+        precision=options.precision,
+        seed=options.seed,
+        save_minutes=options.save_minutes,
+        progress=not options.quiet,
+        on_epoch=report,
+    )
+    save_figure(plot_history(history, title=recipe.name), folder / "curves.png")
+    print(f"best checkpoint: {folder / 'best.safetensors'}; curves: {folder / 'curves.png'}")
+    return 0
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m colorize_utils evaluate",
+        description="Score checkpoints, as people use them, beside the trivial answers, all on the same pictures.",
+    )
+    parser.add_argument("models", nargs="*", help="checkpoints, by name or file (default: the bundled one)")
+    _add_data_options(parser)
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="which pictures (default: test)")
+    parser.add_argument("--size", type=int, default=64, help="pictures are scored at size×size (default: 64)")
+    parser.add_argument("--limit", type=int, help="score the first LIMIT pictures alone")
+    parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
+    parser.add_argument("--json", type=Path, help="also write the scores to this file")
+    options = parser.parse_args(arguments)
+
+    from colorize_utils.checkpoints import DEFAULT
+    from colorize_utils.data import load_splits, make_loader
+    from colorize_utils.files import written_whole
+    from colorize_utils.inference import Colorizer
+    from colorize_utils.metrics import format_scores, gray_floor, mean_chroma_floor, scoreboard
+
+    colorizers = [Colorizer.from_checkpoint(model, options.device) for model in options.models or [DEFAULT]]
+    splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=not options.quiet)
+    dataset = getattr(splits, options.split)
+    if options.limit is not None:
+        dataset = dataset.head(options.limit)
+    painters = {"gray": gray_floor, "gray + mean chroma": mean_chroma_floor(make_loader(splits.train, 64))}
+    for colorizer in colorizers:
+        painters[colorizer.name] = colorizer.painter(keep_luminance=not options.raw)
+    scores = scoreboard(painters, make_loader(dataset, 64), progress=not options.quiet)
+    print(f"{len(dataset)} pictures of the {options.split} split at {options.size}×{options.size}\n")
+    print(format_scores(scores))
+    if options.json:
+        with written_whole(options.json) as temporary:
+            temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
+    return 0

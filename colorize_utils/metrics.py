@@ -1,0 +1,244 @@
+"""How good is a colour picture? Error, similarity and colour, a picture at a time; `validate`; the scoreboard.
+
+Every metric takes colour pictures (B, 3, H, W), RGB in [0, 1], and returns one number a picture, (B,).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pytorch_msssim import ssim as msssim_ssim
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from colorize_utils.luminance import luma
+
+SSIM_WINDOW = 11  # pixels: the Gaussian window of Wang et al. 2004; no smaller picture can be scored
+MAX_PSNR = 100.0  # dB: what identical pictures score, where the formula says infinity and a mean would be lost
+
+
+def mse(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean squared error over pixels and channels, (B,)."""
+    return (fake - real).square().mean(dim=(1, 2, 3))
+
+
+def mae(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute error over pixels and channels, (B,)."""
+    return (fake - real).abs().mean(dim=(1, 2, 3))
+
+
+def psnr(fake: Tensor, real: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio 10·log₁₀(1 / MSE) in dB with peak 1, (B,); at most `MAX_PSNR`."""
+    return psnr_of(mse(fake, real))
+
+
+def psnr_of(mean_squared_error: Tensor) -> Tensor:
+    """The same from a mean squared error that is known already."""
+    return -10 * mean_squared_error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()
+
+
+def ssim(fake: Tensor, real: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) with an 11×11 Gaussian window and data range 1, mean of channels, (B,).
+
+    Raises ValueError where a side is under 11 pixels.
+    """
+    if min(fake.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW}, got {tuple(fake.shape[-2:])}")
+    return msssim_ssim(fake, real, data_range=1.0, size_average=False, win_size=SSIM_WINDOW)
+
+
+def colourfulness(colour: Tensor) -> Tensor:
+    """Hasler & Süsstrunk 2003, "Measuring Colourfulness in Natural Images", equation 5, on the scale of 8-bit values.
+
+    0 for gray, about 15 slightly, 45 averagely, 110 extremely colourful; (B,).
+    """
+    r, g, b = (255 * colour).flatten(2).unbind(dim=1)  # (B, H·W) each
+    red_green, yellow_blue = r - g, 0.5 * (r + g) - b
+    spread = (red_green.var(dim=1, correction=0) + yellow_blue.var(dim=1, correction=0)).sqrt()
+    return spread + 0.3 * (red_green.mean(dim=1).square() + yellow_blue.mean(dim=1).square()).sqrt()
+
+
+def lab(colour: Tensor) -> Tensor:
+    """CIE L*a*b* under D65 (2° observer), (B, 3, H, W), of sRGB (IEC 61966-2-1)."""
+    linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+    to_xyz = colour.new_tensor(
+        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+    )
+    white = colour.new_tensor([0.95047, 1.0, 1.08883])
+    xyz = torch.einsum("bchw,xc->bxhw", linear, to_xyz) / white[:, None, None]
+    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-12) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = f.unbind(dim=1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def ciede2000(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean colour difference ΔE₀₀ over pixels, (B,): about 1 is just noticeable.
+
+    Sharma, Wu & Dalal 2005, "The CIEDE2000 Color-Difference Formula", equations 2 to 22, with k_L = k_C = k_H = 1.
+    """
+    (l1, a1, b1), (l2, a2, b2) = (lab(colour.double()).unbind(dim=1) for colour in (fake, real))
+    mean_chroma = 0.5 * (torch.hypot(a1, b1) + torch.hypot(a2, b2))
+    g = 0.5 * (1 - _saturation(mean_chroma))  # equation 4
+    a1, a2 = (1 + g) * a1, (1 + g) * a2
+    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
+    h1, h2 = torch.atan2(b1, a1) % (2 * torch.pi), torch.atan2(b2, a2) % (2 * torch.pi)
+    gray = c1 * c2 == 0  # hue is undefined there
+
+    turn = h2 - h1  # equation 10: the shorter way round the circle
+    turn = torch.where(turn > torch.pi, turn - 2 * torch.pi, turn)
+    turn = torch.where(turn < -torch.pi, turn + 2 * torch.pi, turn)
+    dl, dc = l2 - l1, c2 - c1
+    dh = 2 * (c1 * c2).sqrt() * torch.sin(torch.where(gray, torch.zeros_like(turn), turn) / 2)
+
+    mean_l, mean_c = 0.5 * (l1 + l2), 0.5 * (c1 + c2)
+    mean_h = 0.5 * (h1 + h2)  # equation 14
+    far = (h1 - h2).abs() > torch.pi
+    mean_h = torch.where(far, torch.where(h1 + h2 < 2 * torch.pi, mean_h + torch.pi, mean_h - torch.pi), mean_h)
+    mean_h = torch.where(gray, h1 + h2, mean_h)
+    degree = torch.pi / 180
+    t = (
+        1
+        - 0.17 * torch.cos(mean_h - 30 * degree)
+        + 0.24 * torch.cos(2 * mean_h)
+        + 0.32 * torch.cos(3 * mean_h + 6 * degree)
+        - 0.20 * torch.cos(4 * mean_h - 63 * degree)
+    )
+    rotation = 30 * degree * torch.exp(-(((mean_h / degree - 275) / 25) ** 2))
+    s_l = 1 + 0.015 * (mean_l - 50) ** 2 / (20 + (mean_l - 50) ** 2).sqrt()
+    s_c, s_h = 1 + 0.045 * mean_c, 1 + 0.015 * mean_c * t
+    r_t = -2 * _saturation(mean_c) * torch.sin(2 * rotation)
+    dl, dc, dh = dl / s_l, dc / s_c, dh / s_h
+    squared = dl**2 + dc**2 + dh**2 + r_t * dc * dh
+    return squared.clamp(min=0).sqrt().mean(dim=(1, 2)).to(fake.dtype)
+
+
+def _saturation(chroma: Tensor) -> Tensor:
+    """√(C⁷ / (C⁷ + 25⁷)), which the formula has twice."""
+    return (chroma**7 / (chroma**7 + 25.0**7)).sqrt()
+
+
+class Validation(NamedTuple):
+    """The four numbers of `validate`."""
+
+    loss: float
+    psnr: float
+    ssim: float
+    mae: float
+
+
+@torch.no_grad()
+def validate(
+    generator: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], loader: DataLoader, per_picture: bool = False
+) -> Validation:
+    """Criterion, PSNR, SSIM and MAE of a generator in evaluation mode; the submission, "Validation & Testing".
+
+    loader gives (real (B, 3, H, W), gray (B, 1, H, W)). As the submission defines it, each number is taken over a
+    batch (PSNR from the batch's mean squared error) and then averaged over batches, so that pictures of a short last
+    batch count for more. `per_picture=True` weights each batch by its pictures and averages their own PSNRs.
+
+    The generator is left in the mode it was in. Raises ValueError where the loader is empty.
+    """
+    device = next(generator.parameters()).device
+    was_training = generator.training
+    generator.eval()
+    totals, weight = torch.zeros(4, dtype=torch.float64), 0
+    try:
+        for real, gray in loader:
+            real, gray = real.to(device), gray.to(device)
+            fake = generator(gray).float()
+            errors = mse(fake, real)
+            batch_psnr = psnr_of(errors).mean() if per_picture else psnr_of(errors.mean())
+            numbers = [criterion(fake, real), batch_psnr, ssim(fake, real).mean(), F.l1_loss(fake, real)]
+            share = len(real) if per_picture else 1
+            totals += share * torch.stack(numbers).double().cpu()
+            weight += share
+    finally:
+        generator.train(was_training)
+    if not weight:
+        raise ValueError("the validation loader is empty: there is nothing to average")
+    return Validation(*(totals / weight).tolist())
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the scoreboard: means over pictures; times are a picture's share of its batch."""
+
+    name: str
+    pictures: int
+    psnr: float
+    ssim: float
+    mae: float
+    mse: float
+    ciede2000: float
+    colourfulness_ratio: float
+    milliseconds: float
+
+
+Painter = Callable[[Tensor], Tensor]  # gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]
+
+
+def gray_floor(gray: Tensor) -> Tensor:
+    """The trivial answer: the gray picture itself, (B, 3, H, W)."""
+    return gray.expand(-1, 3, -1, -1)
+
+
+def mean_chroma_floor(loader: DataLoader) -> Painter:
+    """The next trivial answer: gray plus the mean chroma of the training pictures, the same at every pixel."""
+    total, pixels = torch.zeros(3, dtype=torch.float64), 0
+    for colour, _ in loader:
+        total += (colour - luma(colour)).sum(dim=(0, 2, 3)).double()
+        pixels += colour[:, 0].numel()
+    chroma = (total / pixels).float()[:, None, None]
+    return lambda gray: (gray + chroma.to(gray.device)).clamp(0, 1)
+
+
+@torch.no_grad()
+def scoreboard(
+    painters: Mapping[str, Painter], batches: Iterable[tuple[Tensor, Tensor]], progress: bool = False
+) -> list[Score]:
+    """Every painter on the same pictures, averaged over pictures; one `Score` each, in the order given.
+
+    batches: (colour, gray) pairs as a loader gives them, gone through once. What a painter returns is clamped to
+    [0, 1]. The colourfulness ratio is the mean over pictures divided by the mean over the originals.
+    """
+    from tqdm.auto import tqdm
+
+    sums = {name: torch.zeros(6, dtype=torch.float64) for name in painters}
+    seconds = dict.fromkeys(painters, 0.0)
+    pictures, original_colourfulness = 0, 0.0
+    for real, gray in tqdm(batches, desc="scoring", unit="batch", disable=not progress):
+        pictures += len(real)
+        original_colourfulness += colourfulness(real).sum().item()
+        for name, paint in painters.items():
+            start = time.perf_counter()
+            fake = paint(gray).to(real.device)
+            seconds[name] += time.perf_counter() - start
+            fake = fake.clamp(0, 1)
+            errors = mse(fake, real)
+            numbers = [psnr_of(errors), ssim(fake, real), mae(fake, real), errors, ciede2000(fake, real)]
+            sums[name] += torch.stack([*numbers, colourfulness(fake)]).double().sum(dim=1)
+    if not pictures:
+        raise ValueError("there are no pictures to score")
+    scores = []
+    for name, total in sums.items():
+        *means, colour = (total / pictures).tolist()
+        ratio = colour * pictures / original_colourfulness if original_colourfulness else float("nan")
+        scores.append(Score(name, pictures, *means, ratio, 1000 * seconds[name] / pictures))
+    return scores
+
+
+def format_scores(scores: list[Score]) -> str:
+    """The scoreboard as a Markdown table."""
+    lines = [
+        "| prediction | PSNR dB | SSIM | MAE | MSE | CIEDE2000 | colourfulness ratio | ms a picture |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for s in scores:
+        lines.append(
+            f"| {s.name} | {s.psnr:.2f} | {s.ssim:.3f} | {s.mae:.4f} | {s.mse:.4f} | {s.ciede2000:.2f} "
+            f"| {s.colourfulness_ratio:.2f} | {s.milliseconds:.1f} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,307 @@
+"""The networks of the original submission: two U-Net generators, a discriminator and a critic.
+
+Layer and attribute names are an interface, because the keys of a checkpoint follow from them: a state dict of the
+submission's GAN-L1 loads strictly into `UNet()`. `width` scales every layer of a network; 1.0 is the original.
+
+U-Net: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation".
+VGG blocks: Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image Recognition".
+
+Pictures are float tensors: gray (B, 1, H, W) and colour (B, 3, H, W) in RGB, both in [0, 1].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colorize_utils.luminance import with_luminance
+
+BASE_CHANNELS = 64  # of the first layer at width 1.0; every other layer is a multiple of it
+POOLINGS = 5  # halvings between a generator's input and its bottleneck: H and W must be multiples of 2**5
+
+
+def base_channels(width: float) -> int:
+    """Channels of the first layer at `width`. A checkpoint's width is read back from this number."""
+    if width <= 0:
+        raise ValueError(f"width must be positive, got {width}; 1.0 is the original network")
+    return max(1, round(BASE_CHANNELS * width))
+
+
+def _require_pictures(pictures: Tensor, channels: int, network: str) -> None:
+    if pictures.ndim != 4 or pictures.shape[1] != channels:
+        raise ValueError(f"{network} takes pictures of shape (B, {channels}, H, W), got {tuple(pictures.shape)}")
+
+
+def _require_poolable(gray: Tensor, network: str) -> None:
+    _require_pictures(gray, 1, network)
+    multiple = 2**POOLINGS
+    height, width = gray.shape[-2:]
+    if min(height, width) == 0 or height % multiple or width % multiple:
+        raise ValueError(
+            f"{network} halves the picture {POOLINGS} times: height and width must be multiples of {multiple}, "
+            f"got {height}×{width}; resize or pad the picture first"
+        )
+
+
+class VGGBlock(nn.Module):
+    """Two 3×3 convolutions, each followed by batch normalization and ReLU; dropout at the end if asked for.
+
+    (B, in_channels, H, W) → (B, out_channels, H, W). Submission, "Generator - U-Net Architecture".
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dropout_rate: float = 0.0):
+        super().__init__()
+        layers = [
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        ]
+        if dropout_rate > 0.0:
+            layers.append(nn.Dropout(dropout_rate))
+        self.conv = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv(features)
+
+
+class UNet(nn.Module):
+    """The generator of GAN-L1 and GAN-MSE: gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB.
+
+    Six VGG blocks down, five up, a skip connection at each resolution; 38,464,771 parameters at width 1.0.
+    The last layer is a bare 1×1 convolution, so the colour is near [0, 1] but not bounded by it, as in the submission;
+    `bounded=True` adds a sigmoid (same keys).
+
+    Raises ValueError where the input has not one channel, or a side is not a multiple of 32.
+    """
+
+    def __init__(self, width: float = 1.0, dropout_rate: float = 0.0, bounded: bool = False):
+        super().__init__()
+        c = base_channels(width)
+        self.bounded = bounded
+        self.maxpool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+
+        self.encoder_block1 = VGGBlock(1, c, dropout_rate)
+        self.encoder_block2 = VGGBlock(c, 2 * c, dropout_rate)
+        self.encoder_block3 = VGGBlock(2 * c, 4 * c, dropout_rate)
+        self.encoder_block4 = VGGBlock(4 * c, 8 * c, dropout_rate)
+        self.encoder_block5 = VGGBlock(8 * c, 8 * c, dropout_rate)
+        self.encoder_block6 = VGGBlock(8 * c, 16 * c, dropout_rate)
+
+        self.decoder_block5 = VGGBlock(8 * c + 16 * c, 8 * c, dropout_rate)
+        self.decoder_block4 = VGGBlock(8 * c + 8 * c, 4 * c, dropout_rate)
+        self.decoder_block3 = VGGBlock(4 * c + 4 * c, 4 * c, dropout_rate)
+        self.decoder_block2 = VGGBlock(2 * c + 4 * c, 2 * c, dropout_rate)
+        self.decoder_block1 = VGGBlock(2 * c + c, c, dropout_rate)
+
+        self.conv_last = nn.Conv2d(c, 3, kernel_size=1)
+
+    def forward(self, gray: Tensor) -> Tensor:
+        _require_poolable(gray, "UNet")
+        skip1 = self.encoder_block1(gray)  # (B, c, H, W)
+        skip2 = self.encoder_block2(self.maxpool(skip1))  # (B, 2c, H/2, W/2)
+        skip3 = self.encoder_block3(self.maxpool(skip2))  # (B, 4c, H/4, W/4)
+        skip4 = self.encoder_block4(self.maxpool(skip3))  # (B, 8c, H/8, W/8)
+        skip5 = self.encoder_block5(self.maxpool(skip4))  # (B, 8c, H/16, W/16)
+        features = self.encoder_block6(self.maxpool(skip5))  # (B, 16c, H/32, W/32)
+
+        features = self.decoder_block5(self._join(features, skip5))  # (B, 8c, H/16, W/16)
+        features = self.decoder_block4(self._join(features, skip4))  # (B, 4c, H/8, W/8)
+        features = self.decoder_block3(self._join(features, skip3))  # (B, 4c, H/4, W/4)
+        features = self.decoder_block2(self._join(features, skip2))  # (B, 2c, H/2, W/2)
+        features = self.decoder_block1(self._join(features, skip1))  # (B, c, H, W)
+        colour = self.conv_last(features)  # (B, 3, H, W)
+        return torch.sigmoid(colour) if self.bounded else colour
+
+    def _join(self, features: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([self.upsample(features), skip], dim=1)
+
+
+class EncoderBlock(nn.Module):
+    """Strided 4×4 convolution, batch normalization, ReLU: (B, in, H, W) → (B, out, H/2, W/2)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.block(features)
+
+
+class DecoderBlock(nn.Module):
+    """Transposed 4×4 convolution, batch normalization, ReLU: (B, in, H, W) → (B, out, 2H, 2W).
+
+    `bounded=True` ends in a sigmoid in place of batch normalization and ReLU, for a last layer that paints colour.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bounded: bool = False):
+        super().__init__()
+        convolution = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+        if bounded:
+            self.block = nn.Sequential(convolution, nn.Sigmoid())
+        else:
+            self.block = nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.block(features)
+
+
+class WGANUNet(nn.Module):
+    """The generator of WGAN: gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB.
+
+    Five strided encoder blocks, five decoder blocks, four skip connections. The submission ends the last decoder block
+    in batch normalization and ReLU like every other, so that the colour is ≥ 0 and its mean depends on the batch;
+    `bounded=True` ends in a sigmoid instead (the keys `decoder5.block.1.*` are gone then).
+
+    Raises ValueError where the input has not one channel, or a side is not a multiple of 32.
+    """
+
+    def __init__(self, width: float = 1.0, bounded: bool = False):
+        super().__init__()
+        c = base_channels(width)
+        self.encoder1 = EncoderBlock(1, c)
+        self.encoder2 = EncoderBlock(c, 2 * c)
+        self.encoder3 = EncoderBlock(2 * c, 4 * c)
+        self.encoder4 = EncoderBlock(4 * c, 8 * c)
+        self.encoder5 = EncoderBlock(8 * c, 16 * c)
+
+        self.decoder1 = DecoderBlock(16 * c, 8 * c)
+        self.decoder2 = DecoderBlock(8 * c + 8 * c, 4 * c)
+        self.decoder3 = DecoderBlock(4 * c + 4 * c, 2 * c)
+        self.decoder4 = DecoderBlock(2 * c + 2 * c, c)
+        self.decoder5 = DecoderBlock(c + c, 3, bounded=bounded)
+
+    def forward(self, gray: Tensor) -> Tensor:
+        _require_poolable(gray, "WGANUNet")
+        skip1 = self.encoder1(gray)  # (B, c, H/2, W/2)
+        skip2 = self.encoder2(skip1)  # (B, 2c, H/4, W/4)
+        skip3 = self.encoder3(skip2)  # (B, 4c, H/8, W/8)
+        skip4 = self.encoder4(skip3)  # (B, 8c, H/16, W/16)
+        features = self.encoder5(skip4)  # (B, 16c, H/32, W/32)
+
+        features = self.decoder1(features)  # (B, 8c, H/16, W/16)
+        features = self.decoder2(torch.cat([features, skip4], dim=1))  # (B, 4c, H/8, W/8)
+        features = self.decoder3(torch.cat([features, skip3], dim=1))  # (B, 2c, H/4, W/4)
+        features = self.decoder4(torch.cat([features, skip2], dim=1))  # (B, c, H/2, W/2)
+        return self.decoder5(torch.cat([features, skip1], dim=1))  # (B, 3, H, W)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two 3×3 convolutions, each followed by instance normalization and LeakyReLU(0.2).
+
+    (B, in_channels, H, W) → (B, out_channels, H, W). The submission names this block but does not print it. Instance
+    normalization, because its layer list says so and because the gradient penalty needs a critic that treats each
+    picture of a batch on its own (Gulrajani et al. 2017, section 4, "No critic batch normalization").
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.InstanceNorm2d(out_channels),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.InstanceNorm2d(out_channels),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv(features)
+
+
+class Discriminator(nn.Module):
+    """Real or generated? colour (B, 3, H, W), RGB in [0, 1] → a map of scores (B, 1, h, w), each for one region.
+
+    Six blocks, each followed by 2×2 max-pooling, then one convolution: 4×4 scores at 256×256, the original. Smaller
+    pictures are pooled fewer times, so that the map never falls under 4×4, where instance normalization has nothing
+    left to average.
+
+    The submission ends in a sigmoid *and* trains with BCEWithLogits, which applies a second one: its logits are then
+    confined to [0, 1] and the loss of a perfect discriminator never falls under 0.50 (0.31 for the real half, 0.69 for
+    the generated one, averaged). `sigmoid=False` returns logits.
+
+    Raises ValueError where the input has not three channels or a side is under 32.
+    """
+
+    MIN_SIZE = 32
+    MIN_MAP = 4
+
+    def __init__(self, width: float = 1.0, sigmoid: bool = True):
+        super().__init__()
+        c = base_channels(width)
+        self.sigmoid = sigmoid
+        self.layer1 = DiscriminatorBlock(3, c)
+        self.layer2 = DiscriminatorBlock(c, 2 * c)
+        self.layer3 = DiscriminatorBlock(2 * c, 4 * c)
+        self.layer4 = DiscriminatorBlock(4 * c, 8 * c)
+        self.layer5 = DiscriminatorBlock(8 * c, 16 * c)
+        self.layer6 = DiscriminatorBlock(16 * c, 16 * c)
+        self.final_conv = nn.Sequential(nn.Conv2d(16 * c, 1, kernel_size=3, stride=1, padding=1, bias=False))
+
+    def forward(self, colour: Tensor) -> Tensor:
+        scores = self.score_map(colour)
+        return torch.sigmoid(scores) if self.sigmoid else scores
+
+    def score_map(self, colour: Tensor) -> Tensor:
+        """The scores before any sigmoid, (B, 1, h, w)."""
+        _require_pictures(colour, 3, type(self).__name__)
+        side = min(colour.shape[-2:])
+        if side < self.MIN_SIZE:
+            raise ValueError(
+                f"{type(self).__name__} takes pictures from {self.MIN_SIZE}×{self.MIN_SIZE} up, "
+                f"got {colour.shape[-2]}×{colour.shape[-1]}"
+            )
+        features = colour
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5, self.layer6):
+            features = layer(features)
+            if min(features.shape[-2:]) >= 2 * self.MIN_MAP:
+                features = F.max_pool2d(features, kernel_size=2)
+        return self.final_conv(features)
+
+
+class Critic(Discriminator):
+    """WGAN's critic: the discriminator without its sigmoid; colour (B, 3, H, W) → scores (B,), the mean of each map.
+
+    Arjovsky et al. 2017, "Wasserstein GAN": the critic's score is unbounded and higher for real pictures.
+    """
+
+    def __init__(self, width: float = 1.0):
+        super().__init__(width, sigmoid=False)
+
+    def forward(self, colour: Tensor) -> Tensor:
+        return self.score_map(colour).mean(dim=(1, 2, 3))
+
+
+class LuminanceKept(nn.Module):
+    """A generator's chroma on the gray that was given: gray (B, 1, H, W) → colour (B, 3, H, W), RGB, about [0, 1]."""
+
+    def __init__(self, generator: nn.Module):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, gray: Tensor) -> Tensor:
+        return with_luminance(gray, self.generator(gray))
+
+
+GENERATORS = {"unet": UNet, "wgan-unet": WGANUNet}
+
+
+def build_generator(architecture: str, width: float = 1.0, bounded: bool = False) -> nn.Module:
+    """A generator by the name of its architecture: "unet" (GAN-L1, GAN-MSE) or "wgan-unet" (WGAN).
+
+    Raises ValueError where there is no such architecture.
+    """
+    if architecture not in GENERATORS:
+        raise ValueError(f"no architecture {architecture!r}; there are {', '.join(GENERATORS)}")
+    return GENERATORS[architecture](width=width, bounded=bounded)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable numbers in a network."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

@@ -1,0 +1,215 @@
+"""Picture files of any kind: opened upright, reduced to 8-bit gray, written back with what belongs to them."""
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from colorize_utils.errors import PictureError
+from colorize_utils.files import written_whole
+
+# Suffix → format, for what can hold 24-bit colour, and how each is saved.
+WRITABLE = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+}
+READABLE = {*WRITABLE, ".gif", ".pgm", ".pbm", ".ppm", ".pnm", ".jp2", ".avif"}
+SAVE_OPTIONS = {
+    "JPEG": {"quality": 95, "subsampling": 0},  # chroma is the point here: keep it at full resolution
+    "WEBP": {"quality": 95},
+    "TIFF": {"compression": "tiff_deflate"},
+}
+HOLDS_ALPHA = {"PNG", "TIFF", "WEBP"}
+MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: 0.5 GB of RGB
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+def is_picture(path: Path) -> bool:
+    """Whether this is a file that by its name is a picture; hidden files are not."""
+    return path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+
+
+def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Image:
+    """A picture decoded and turned as its EXIF orientation says. Of several frames, the first.
+
+    Raises PictureError where it is missing, empty, cut short, no picture, or larger than `MAX_PIXELS`.
+    """
+    name = "the picture"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if isinstance(picture, Image.Image):
+                image = picture
+            elif isinstance(picture, (bytes, bytearray, memoryview)):
+                _require_content(name, len(picture))
+                image = Image.open(io.BytesIO(picture))
+            else:
+                name = os.fspath(picture)
+                _require_content(name, os.stat(name).st_size)
+                image = Image.open(name)
+            _require_size(name, image.size)
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise PictureError(f"{name} is not a picture that can be read; give a JPEG, PNG, TIFF or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{name} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller") from error
+    except FileNotFoundError as error:
+        raise PictureError(f"{name} does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise PictureError(f"{name} is a folder, not a picture") from error
+    except PermissionError as error:
+        raise PictureError(f"{name} may not be read; check its permissions") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
+        raise PictureError(f"{name} is damaged or cut short ({error}); get a fresh copy") from error
+
+
+def _require_content(name: str, length: int) -> None:
+    if length == 0:
+        raise PictureError(f"{name} is empty (0 bytes); get a fresh copy")
+
+
+def _require_size(name: str, size: tuple[int, int]) -> None:
+    width, height = size
+    if width == 0 or height == 0:
+        raise PictureError(f"{name} has no pixels ({width}×{height})")
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{name} has {width}×{height} pixels, over {MAX_PIXELS // 10**6} million; make it smaller first"
+        )
+
+
+@dataclass(frozen=True)
+class GrayPicture:
+    """gray: (H, W) uint8, the picture's luma. alpha: (H, W) uint8, or None where the picture is opaque."""
+
+    gray: np.ndarray
+    alpha: np.ndarray | None = None
+
+
+def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor) -> GrayPicture:
+    """Any picture as upright 8-bit gray, Rec. 601 luma as Pillow computes it, and its alpha.
+
+    Pillow images of every mode: 1-bit, 8-bit, 16-bit (v / 257, rounded), 32-bit integers, float, palette, alpha, CMYK,
+    YCbCr, LAB, HSV. A float or 32-bit image is taken in the smallest of the ranges [0, 1] (floats), [0, 255] and
+    [0, 65535] that holds it.
+
+    Arrays: (H, W), or (H, W, C) with 1, 2 (gray, alpha), 3 or 4 channels; bool, uint8, uint16, or float in [0, 1].
+    Tensors: (H, W) or (C, H, W), with the same types and channels.
+
+    Raises PictureError where the picture cannot be read, ValueError where an array's shape, type or range does not fit.
+    """
+    if isinstance(picture, Tensor):
+        picture = picture.detach().cpu()
+        picture = (picture if picture.ndim != 3 else picture.permute(1, 2, 0)).numpy()
+    if isinstance(picture, np.ndarray):
+        return _array_to_gray(picture)
+    image = open_upright(picture)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("LA" if image.mode in ("L", "1", "LA", "La") else "RGBA")
+        return GrayPicture(np.asarray(_to_l(image)), np.asarray(image.getchannel("A")))
+    return GrayPicture(np.asarray(_to_l(image)))
+
+
+def _to_l(image: Image.Image) -> Image.Image:
+    if image.mode == "L":
+        return image
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_levels(np.asarray(image), floats=image.mode == "F", sixteen=image.mode[:2] == "I;"))
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    if image.mode in ("P", "CMYK", "HSV"):
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def _levels(values: np.ndarray, floats: bool, sixteen: bool) -> np.ndarray:
+    """(H, W) uint8 of wide values, by the range that they are in."""
+    values = values.astype(np.float64)
+    lowest, highest = values.min(), values.max()  # NaN, if there is one
+    if not (lowest >= 0 and highest <= 65535):
+        raise PictureError(
+            f"the picture's values lie in {lowest:g} … {highest:g}; scale them to 0 … 1, 0 … 255 or 0 … 65535"
+        )
+    if sixteen or highest > 255:
+        values = values / 257
+    elif floats and highest <= 1:
+        values = values * 255
+    return np.rint(values).astype(np.uint8)
+
+
+def _array_to_gray(array: np.ndarray) -> GrayPicture:
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ValueError(
+            "an array must have shape (H, W) or (H, W, C), a tensor (H, W) or (C, H, W), with 1 to 4 channels and "
+            f"at least one pixel; got {array.shape}"
+        )
+    _require_size("the array", array.shape[1::-1])
+    levels = _array_levels(array)
+    if levels.ndim == 2:
+        return GrayPicture(levels)
+    channels = levels.shape[2]
+    alpha = np.ascontiguousarray(levels[..., -1]) if channels in (2, 4) else None
+    if channels <= 2:
+        return GrayPicture(np.ascontiguousarray(levels[..., 0]), alpha)
+    return GrayPicture(np.asarray(Image.fromarray(np.ascontiguousarray(levels[..., :3])).convert("L")), alpha)
+
+
+def _array_levels(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return np.rint(array / 257).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError(f"floats must lie in [0, 1], got {array.min():g} … {array.max():g}; divide by the largest")
+        return np.rint(array * 255).astype(np.uint8)
+    raise ValueError(f"an array or tensor must be bool, uint8, uint16 or float, got {array.dtype}")
+
+
+def save_picture(image: Image.Image, path: Path, original: Path | None = None) -> None:
+    """Writes `image` in the format that `path`'s suffix names, whole or not at all; EXIF and ICC of `original` kept.
+
+    EXIF comes without its orientation, which has been applied; an ICC profile only if it describes RGB, because a gray
+    or CMYK one would make the colours wrong.
+
+    Raises PictureError where the format cannot hold the picture, or the file cannot be written.
+    """
+    format_name = WRITABLE.get(path.suffix.lower())
+    if format_name is None:
+        raise PictureError(f"{path} cannot be written: choose a name that ends in {', '.join(WRITABLE)}")
+    if image.mode == "RGBA" and format_name not in HOLDS_ALPHA:
+        raise PictureError(f"{path} cannot hold the picture's transparency; choose a name that ends in .png")
+    options = dict(SAVE_OPTIONS.get(format_name, {}))
+    if original is not None:
+        options |= _metadata(original)
+    try:
+        with written_whole(path) as temporary:
+            image.save(temporary, format=format_name, **options)
+    except OSError as error:
+        raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _metadata(original: Path) -> dict[str, bytes]:
+    with Image.open(original) as image:
+        exif, icc = image.getexif(), image.info.get("icc_profile")
+    exif.pop(_ORIENTATION, None)
+    kept = {"exif": exif.tobytes()} if len(exif) else {}
+    if icc and icc[16:20] == b"RGB ":
+        kept["icc_profile"] = icc
+    return kept

@@ -1,0 +1,379 @@
+"""One training loop for every recipe: `train` runs it, `Trainer.step` is the algorithm.
+
+A run lives in a folder, which may be on a mounted Drive:
+
+    state.pt           everything needed to go on: networks, optimizers, epoch, step, curves, random state
+    best.safetensors   the generator of the epoch with the lowest validation loss
+    last.safetensors   the generator of the latest save
+    history.json       the curves
+
+Every random choice follows from (seed, epoch, step), so that a run that was killed and resumed ends in the same
+weights, to the bit on the CPU, as one that never stopped.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from colorize_utils import checkpoints, losses
+from colorize_utils.data import EpochBatches, PairDataset, Splits, flip_some, generator_for, make_loader
+from colorize_utils.devices import Precision, choose_device, frozen
+from colorize_utils.errors import TrainingError
+from colorize_utils.files import written_whole
+from colorize_utils.metrics import Validation, validate
+from colorize_utils.models import Critic, Discriminator, LuminanceKept, build_generator
+from colorize_utils.recipes import Recipe
+
+STEP_LOSSES = ("discriminator_loss", "generator_loss", "reconstruction_loss", "adversarial_loss", "mse")
+CURVES = (*STEP_LOSSES, "validation_loss", "psnr", "ssim", "mae", "seconds")
+CHECK_EVERY = 20  # steps between two looks at whether the losses are finite: each look waits for a GPU
+
+History = dict[str, list[float]]
+"""One list a curve, one number an epoch: the names in `CURVES`. For a critic, `discriminator_loss` is its loss with
+the penalty, and `adversarial_loss` −mean D(fake)."""
+
+
+class Trainer:
+    """The networks, optimizers and position of a run. `step` is one turn of the algorithm, `run_epoch` one epoch."""
+
+    def __init__(self, recipe: Recipe, splits: Splits, device: torch.device, precision: str = "auto", seed: int = 0):
+        self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
+        self.precision = Precision(device, precision)
+        self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded).to(device)
+        self.average = None  # the moving average of the generator's weights, where the recipe asks for one
+        if recipe.average_decay:
+            averaging = get_ema_multi_avg_fn(recipe.average_decay)
+            self.average = AveragedModel(self.generator, multi_avg_fn=averaging, use_buffers=True)
+        if recipe.adversary == "critic":
+            self.discriminator: nn.Module = Critic(recipe.width).to(device)
+        else:
+            self.discriminator = Discriminator(recipe.width, recipe.discriminator_sigmoid).to(device)
+        adam = {"lr": recipe.learning_rate, "betas": recipe.betas, "fused": device.type in ("cpu", "cuda")}
+        self.optimizer_g = Adam(self.generator.parameters(), **adam)
+        self.optimizer_d = Adam(self.discriminator.parameters(), **adam)
+
+        self.history: History = {curve: [] for curve in CURVES}
+        self.epoch = 0  # epochs that are complete
+        self.step_losses: list[Tensor] = []  # of the epoch under way, each (5,), in the order of STEP_LOSSES
+        self.epoch_seconds = 0.0
+
+    # ------------------------------------------------------------ the algorithm
+
+    def step(self, real: Tensor, gray: Tensor, random: torch.Generator) -> Tensor:
+        """One turn: discriminator (or critic) first, then generator. Returns the five `STEP_LOSSES`, detached.
+
+        real (B, 3, H, W) and gray (B, 1, H, W) in [0, 1], on the trainer's device.
+        """
+        recipe = self.recipe
+        fake = self.paint(gray)  # (B, 3, H, W)
+        for real_batch, fake_batch in self.adversary_batches(real, fake, random):
+            d_loss = self.update_discriminator(real_batch, fake_batch, random)
+
+        with frozen(self.discriminator), self.precision.autocast():
+            fake_scores = self.discriminator(fake)
+            if recipe.adversary == "critic":
+                adversarial = losses.wasserstein_loss(fake_scores.float())
+            else:
+                adversarial = losses.adversarial_loss(fake_scores.float())
+            reconstruction = losses.RECONSTRUCTION[recipe.reconstruction](fake, real)
+            g_loss = recipe.lambda_adv * adversarial + recipe.lambda_rec * reconstruction
+            self.precision.backward(g_loss, "generator")
+        self.precision.step(self.optimizer_g, "generator")
+        if self.average is not None:
+            self.average.update_parameters(self.generator)
+
+        squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
+        return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
+
+    def paint(self, gray: Tensor) -> Tensor:
+        with self.precision.autocast():
+            return self.painting(self.generator)(gray).float()
+
+    def painting(self, generator: nn.Module) -> nn.Module:
+        """A generator as the recipe uses it: on the given luminance or with its own."""
+        return LuminanceKept(generator) if self.recipe.keep_luminance else generator
+
+    @property
+    def result(self) -> nn.Module:
+        """The generator to validate and to save: the moving average where there is one."""
+        return self.generator if self.average is None else self.average.module
+
+    def adversary_batches(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the adversary learns from in one turn: a discriminator from the generator's own batch; a critic
+        `n_critic` times from random pictures of its own, `critic_batch_size` of them."""
+        if self.recipe.adversary == "discriminator":
+            yield real, fake.detach()
+            return
+        pictures = self.splits.train
+        for _ in range(self.recipe.n_critic):
+            chosen = torch.randperm(len(pictures), generator=random)[: self.recipe.critic_batch_size]
+            critic_real, critic_gray = (batch.to(self.device) for batch in pictures[chosen.numpy()])
+            with torch.no_grad():
+                critic_fake = self.paint(critic_gray)
+            yield critic_real, critic_fake
+
+    def update_discriminator(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Tensor:
+        """One Adam step of the discriminator or critic on real and generated pictures, (B, 3, H, W) each.
+
+        A critic's 64 pictures are taken `batch_size` at a time and their gradients added up: it treats each picture
+        on its own, so that this is the same step in a fraction of the memory. A discriminator gets one batch anyway.
+        """
+        total = torch.zeros((), device=self.device)
+        part = self.recipe.batch_size
+        for real_part, fake_part in zip(real.split(part), fake.split(part), strict=True):
+            with self.precision.autocast():
+                real_scores, fake_scores = self.discriminator(real_part), self.discriminator(fake_part)
+                if self.recipe.adversary == "critic":
+                    loss = losses.critic_loss(real_scores.float(), fake_scores.float())
+                    penalty = losses.gradient_penalty(self.discriminator, real_part, fake_part, random)
+                    loss = loss + self.recipe.lambda_gp * penalty
+                else:
+                    loss = losses.discriminator_loss(real_scores.float(), fake_scores.float())
+            loss = loss * (len(real_part) / len(real))
+            self.precision.backward(loss, "discriminator")
+            total += loss.detach()
+        self.precision.step(self.optimizer_d, "discriminator")
+        return total
+
+    # ------------------------------------------------------------ an epoch
+
+    def run_epoch(self, progress: bool, after_step: Callable[[], None]) -> None:
+        """The rest of the current epoch's steps, then validation and one more number on every curve."""
+        train: PairDataset = self.splits.train
+        batches = EpochBatches(len(train), self.recipe.batch_size, self.seed)
+        batches.set_position(self.epoch, done=len(self.step_losses))
+        label = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
+        start = time.perf_counter() - self.epoch_seconds
+        self.generator.train()
+        done = len(self.step_losses)
+        with tqdm(total=len(batches), initial=done, desc=label, leave=False, disable=not progress) as bar:
+            for indices in batches:
+                random = generator_for(self.seed, self.epoch, len(self.step_losses), 1)
+                real, gray = (batch.to(self.device) for batch in train[indices])
+                if self.recipe.flip:
+                    real, gray = flip_some(real, gray, random)
+                self.step_losses.append(self.step(real, gray, random))
+                if len(self.step_losses) % CHECK_EVERY == 0:
+                    self.require_finite()
+                self.epoch_seconds = time.perf_counter() - start
+                after_step()
+                bar.update()
+        self.require_finite()
+
+        means = torch.stack(self.step_losses).double().mean(dim=0).tolist()
+        loader = make_loader(self.splits.val, self.recipe.batch_size)
+        validation: Validation = validate(self.painting(self.result), losses.RECONSTRUCTION["mse"], loader)
+        numbers = dict(zip(STEP_LOSSES, means, strict=True)) | {
+            "validation_loss": validation.loss,
+            "psnr": validation.psnr,
+            "ssim": validation.ssim,
+            "mae": validation.mae,
+            "seconds": time.perf_counter() - start,
+        }
+        for curve, number in numbers.items():
+            self.history[curve].append(number)
+        self.epoch += 1
+        self.step_losses, self.epoch_seconds = [], 0.0
+
+    def require_finite(self) -> None:
+        """Raises Diverged, with the first step whose losses are not finite, and their names."""
+        if not self.step_losses:
+            return
+        rows = torch.stack(self.step_losses).cpu()
+        bad = (~rows.isfinite()).nonzero()
+        if len(bad):
+            step = int(bad[0, 0])
+            names = [name for name, value in zip(STEP_LOSSES, rows[step], strict=True) if not value.isfinite()]
+            raise Diverged(f"{' and '.join(names)} became NaN or infinite in epoch {self.epoch + 1}, step {step + 1}")
+        for network, name in ((self.generator, "generator"), (self.discriminator, "discriminator")):
+            if not all(bool(value.isfinite().all()) for value in network.parameters()):
+                raise Diverged(
+                    f"the {name}'s weights became NaN or infinite in epoch {self.epoch + 1}, "
+                    f"by step {len(self.step_losses)}"
+                )
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict:
+        """Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` can read it back."""
+        return {
+            "recipe": self.recipe.as_dict(),
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "step_losses": [row.cpu() for row in self.step_losses],
+            "epoch_seconds": self.epoch_seconds,
+            "history": self.history,
+            "generator": self.generator.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer_g": self.optimizer_g.state_dict(),
+            "optimizer_d": self.optimizer_d.state_dict(),
+            "precision": self.precision.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch = state["epoch"]
+        self.step_losses = [row.to(self.device) for row in state["step_losses"]]
+        self.epoch_seconds = state["epoch_seconds"]
+        self.history = state["history"]
+        self.generator.load_state_dict(state["generator"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer_g.load_state_dict(state["optimizer_g"])
+        self.optimizer_d.load_state_dict(state["optimizer_d"])
+        self.precision.load_state_dict(state["precision"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+class Diverged(TrainingError):
+    """A loss or a weight is no longer a finite number."""
+
+
+def train(
+    recipe: Recipe,
+    splits: Splits,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    seed: int = 0,
+    save_minutes: float = 5.0,
+    progress: bool = True,
+    on_epoch: Callable[[int, History, nn.Module], None] | None = None,
+) -> History:
+    """Trains `recipe` on `splits` (of the recipe's size) and keeps the run in `folder`; returns its curves.
+
+    resume: go on where the run in `folder` stopped; starts one if there is none. More epochs than before are fine, any
+        other change of the recipe is not.
+    precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere) or one by name.
+    save_minutes: how much work a killed run may lose at most; the state is also saved at the end of the run.
+    on_epoch: called after each epoch with the number of epochs done, the curves and the generator that would be saved,
+        keeping luminance if the recipe says so.
+
+    The global random state is put back afterwards. Raises TrainingError where a loss turns NaN or infinite (the message
+    names epoch, step and last good checkpoint), memory runs out, or `folder` holds another run.
+    """
+    folder = Path(folder)
+    device = choose_device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        trainer = Trainer(recipe, splits, device, precision, seed)
+        saver = _Saver(trainer, folder, 60 * save_minutes)
+        saver.restore(resume)
+        try:
+            while trainer.epoch < recipe.epochs:
+                trainer.run_epoch(progress, saver.after_step)
+                saver.after_epoch()
+                if on_epoch is not None:
+                    on_epoch(trainer.epoch, trainer.history, trainer.painting(trainer.result))
+        except Diverged as error:
+            raise Diverged(
+                f"{error}; last good checkpoint: {saver.last_good()}; lower the learning rate or train in fp32, "
+                "then resume"
+            ) from None
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory on {device} at batch size {recipe.batch_size}, {recipe.size}×{recipe.size}, width "
+                f"{recipe.width:g}: halve the batch size first, then the size (a quarter of the memory) or the width; "
+                f"last good checkpoint: {saver.last_good()}"
+            ) from error
+    return trainer.history
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(phrase in str(error).lower() for phrase in ("out of memory", "can't allocate"))  # MPS, CPU
+
+
+class _Saver:
+    """Writes a trainer's run to its folder, and reads it back."""
+
+    def __init__(self, trainer: Trainer, folder: Path, seconds: float):
+        self.trainer, self.folder, self.seconds = trainer, folder, seconds
+        self.state_path = folder / "state.pt"
+        self.saved_at = time.monotonic()
+
+    def restore(self, resume: bool) -> None:
+        if not self.state_path.is_file():
+            return
+        if not resume:
+            raise TrainingError(
+                f"{self.folder} holds a run already: resume it (resume=True, --resume) or choose another folder"
+            )
+        try:
+            state = torch.load(self.state_path, map_location=self.trainer.device, weights_only=True)
+        except Exception as error:  # zip, pickle or tensor errors: whatever is wrong with the file
+            raise TrainingError(f"{self.state_path} cannot be read ({error}); start in another folder") from error
+        self._require_same_run(state)
+        # RNG states are byte tensors on the CPU, wherever the rest is.
+        for key in ("random", "random_cuda"):
+            if state[key] is not None:
+                state[key] = state[key].cpu()
+        self.trainer.load_state_dict(state)
+
+    def _require_same_run(self, state: dict) -> None:
+        ours = self.trainer.recipe.as_dict() | {"seed": self.trainer.seed}
+        theirs = state["recipe"] | {"seed": state["seed"]}
+        differing = [name for name in ours if name != "epochs" and ours[name] != theirs.get(name)]
+        if differing:
+            changes = ", ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
+            raise TrainingError(
+                f"{self.folder} holds another run ({changes}); give the same settings or another folder"
+            )
+
+    def after_step(self) -> None:
+        if time.monotonic() - self.saved_at >= self.seconds:
+            self.save()
+
+    def after_epoch(self) -> None:
+        trainer = self.trainer
+        losses_so_far = trainer.history["validation_loss"]
+        if losses_so_far[-1] == min(losses_so_far):
+            checkpoints.save(self.folder / "best.safetensors", trainer.result, self.metadata())
+        if trainer.epoch == trainer.recipe.epochs or time.monotonic() - self.saved_at >= self.seconds:
+            self.save()
+
+    def save(self) -> None:
+        self.trainer.require_finite()
+        checkpoints.save(self.folder / "last.safetensors", self.trainer.result, self.metadata())
+        with written_whole(self.folder / "history.json") as temporary:
+            temporary.write_text(json.dumps(self.trainer.history), encoding="utf-8")
+        with written_whole(self.state_path) as temporary:
+            torch.save(self.trainer.state_dict(), temporary)
+        self.saved_at = time.monotonic()
+
+    def metadata(self) -> dict:
+        recipe, history = self.trainer.recipe, self.trainer.history
+        latest = {curve: values[-1] for curve, values in history.items() if values}
+        return {
+            "recipe": recipe.as_dict(),
+            "architecture": recipe.generator,
+            "width": recipe.width,
+            "bounded": recipe.bounded,
+            "size": recipe.size,
+            "epoch": self.trainer.epoch,
+            "training_pictures": len(self.trainer.splits.train),
+            "seconds": sum(history["seconds"]),
+            "metrics": latest,
+        }
+
+    def last_good(self) -> str:
+        if not self.state_path.is_file():
+            return "none yet"
+        return f"{self.state_path} (epoch {torch.load(self.state_path, weights_only=True)['epoch']})"
