@@ -195,7 +195,7 @@ def verify(path: Path, entry: CatalogueEntry, pinned: str | None = None, name: s
     if entry.bytes is not None and length != entry.bytes:
         raise CheckpointError(f"{name} has {length:,} bytes, {entry.bytes:,} were expected: it is cut short or altered")
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if entry.sha256 is not None and digest != entry.sha256:
         raise CheckpointError(f"{name} was altered: its SHA-256 is {digest}, {entry.sha256} was expected")
     if entry.sha256 is None and pinned is not None and digest != pinned:
@@ -206,16 +206,8 @@ def verify(path: Path, entry: CatalogueEntry, pinned: str | None = None, name: s
     return digest
 
 
-def _sha256(file) -> str:
-    """Python 3.10 has no hashlib.file_digest."""
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _file_kind(path: Path, name: str) -> str:
-    """ "safetensors", "zip" (torch.save) or "pickle" (torch.save before 1.6), told by content, not by suffix."""
+    """One of "safetensors", "zip" (torch.save) and "pickle" (torch.save before 1.6), told by content, not by suffix."""
     with open(path, "rb") as file:
         head = file.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

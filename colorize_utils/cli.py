@@ -92,15 +92,14 @@ def _colorize(arguments: list[str]) -> int:
     if not 0 <= options.strength <= 4:
         parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
 
-    from colorize_utils.batch import colorize_files
+    from colorize_utils.folders import colorize_files
     from colorize_utils.inference import Colorizer
 
     colorizer = Colorizer.from_checkpoint(options.model, options.device, progress=not options.quiet)
     report = colorize_files(
         colorizer,
-        options.pictures,
+        options.pictures or [_sample()],
         options.output,
-        sample=options.sample,
         overwrite=options.overwrite,
         progress=not options.quiet,
         keep_luminance=not options.raw,
@@ -108,12 +107,22 @@ def _colorize(arguments: list[str]) -> int:
     )
     for line in report.failed:
         print(f"error: {line}", file=sys.stderr)
-    if not options.quiet:
-        for path in report.written[:1] if len(report.written) == 1 else ():
-            print(path)
-        if len(report.written) != 1 or report.skipped or report.failed:
-            print(f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed")
+    if len(report.written) == 1 and not options.quiet:
+        print(report.written[0])
+    elif not options.quiet and (report.written or report.skipped):
+        print(f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed")
     return 1 if report.failed else 0
+
+
+def _sample() -> Path:
+    """The sample photograph, gray, as a file in the working folder; left as it is where it exists."""
+    from colorize_utils.data import sample_photograph
+    from colorize_utils.pictures import save_picture
+
+    path = Path("sample-flower.png")
+    if not path.exists():
+        save_picture(sample_photograph(), path)
+    return path
 
 
 def _list_models() -> int:

@@ -38,38 +38,37 @@ def with_luminance(gray: Tensor, colour: Tensor) -> Tensor:
 def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
     """8-bit RGB (..., 3) whose luma is exactly `gray`, with the chroma asked for as far as the RGB cube allows.
 
-    gray: (...,) uint8. chroma: (..., 3) float32 in units of 8-bit steps (R, G, B minus their luma); a common offset
-    of the three is removed, so that it need not be exactly free of luma.
+    gray: (...) uint8. chroma: (3, ...) float32 in 8-bit steps: R, G and B minus their luma; whatever luma it still has
+    is taken off.
 
     With c the chroma, Y the gray and t ∈ [0, 1] the largest factor for which Y + t·c stays in the cube, red and blue
     are rounded from it and green is solved for: a step of green moves luma by 38470/65536 < 1, so some whole green
-    always gives Y. Only on the cube's faces may it lie outside; chroma is then halved there, and at last given up.
+    always gives Y. Next to the cube's faces it may lie outside; chroma is then halved there, and at last given up.
     """
-    wr, wg, wb = (weight / 65536 for weight in LUMA_WEIGHTS)
-    chroma = chroma - (wr * chroma[..., 0] + wg * chroma[..., 1] + wb * chroma[..., 2])[..., None]
-    rgb = _merge_once(gray, chroma)
-    wrong = luma_bytes(rgb) != gray
+    wr, wg, wb = (np.float32(weight / 65536) for weight in LUMA_WEIGHTS)
+    chroma = chroma - (wr * chroma[0] + wg * chroma[1] + wb * chroma[2])
+    rgb, outside = _merge_once(gray, chroma)
     for factor in (0.5, 0.25, 0.0):
-        if not wrong.any():
+        if not outside.any():
             break
-        rgb[wrong] = _merge_once(gray[wrong], factor * chroma[wrong])
-        wrong[wrong] = luma_bytes(rgb[wrong]) != gray[wrong]
+        rgb[outside], still = _merge_once(gray[outside], np.float32(factor) * chroma[:, outside])
+        outside[outside] = still
     return rgb
 
 
-def _merge_once(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+def _merge_once(gray: np.ndarray, chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rgb, outside): outside, (...) bool, is true where the green that gives the right luma is no 8-bit value."""
     level = gray.astype(np.float32)
-    # Of the three limits, the cube's faces at 255 matter to the largest chroma, those at 0 to the smallest.
-    highest, lowest = chroma.max(axis=-1), chroma.min(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.minimum(
-            np.where(highest > 0, (255.0 - level) / highest, 1.0), np.where(lowest < 0, level / -lowest, 1.0)
-        )
-    ideal = level[..., None] + np.minimum(t, 1.0)[..., None].astype(np.float32) * chroma
-    rgb = np.rint(ideal).clip(0, 255).astype(np.int32)
-    wr, wg, wb = LUMA_WEIGHTS
+    room_above, room_below = 255 - level, level
+    tiny = np.float32(1e-6)  # no room and no chroma: 0 / tiny
+    highest, lowest = chroma.max(axis=0), chroma.min(axis=0)
+    t = room_above / np.maximum(np.maximum(highest, room_above), tiny)
+    t = np.minimum(t, room_below / np.maximum(np.maximum(-lowest, room_below), tiny))
+    red, green, blue = (np.rint(level + t * plane).astype(np.int32) for plane in chroma)
     # Greens for which (wr·R + wg·G + wb·B + round) >> 16 == Y: wg·G lies in [rest, rest + 65535].
-    rest = (gray.astype(np.int32) << 16) - _ROUND - wr * rgb[..., 0] - wb * rgb[..., 2]
+    wr, wg, wb = LUMA_WEIGHTS
+    rest = (gray.astype(np.int32) << 16) - _ROUND - wr * red - wb * blue
     least, most = -(-rest // wg), (rest + 65535) // wg
-    rgb[..., 1] = np.minimum(np.maximum(rgb[..., 1], least), most).clip(0, 255)
-    return rgb.astype(np.uint8)
+    green = np.minimum(np.maximum(green, least), most)
+    outside = (green < 0) | (green > 255)
+    return np.stack([red, green, blue], axis=-1).astype(np.uint8), outside

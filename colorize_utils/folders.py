@@ -1,0 +1,101 @@
+"""Pictures by the folder: what goes where, what is left alone, and a report of it all."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from colorize_utils.errors import PictureError
+from colorize_utils.inference import Colorizer
+from colorize_utils.pictures import WRITABLE, is_picture, save_picture
+
+ADDITION = "-colorized"
+
+
+@dataclass
+class Report:
+    """written, skipped: result files, new and found finished; failed: a line for each picture that has none."""
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def colorize_files(
+    colorizer: Colorizer,
+    pictures: Sequence[Path],
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    **how,
+) -> Report:
+    """Colorizes files and whole folders, and goes on where one fails.
+
+    pictures: files or folders. output: for one file, the file to write or the folder to write it to; otherwise the
+    folder that gets the same relative names. By default NAME-colorized beside each file or folder. `how` goes to
+    `Colorizer.colorize`.
+
+    A result keeps its original's format where that can hold colour, else it becomes PNG (`scan.gif` → `scan.gif.png`).
+    Results that exist are left as they are, so that a second run goes on where the first stopped; for a single file
+    that is an error, since nothing would be done. `overwrite` replaces them; an original is never replaced.
+    """
+    report = Report()
+    jobs = list(_jobs(pictures, output, report))
+    single = len(jobs) == 1 and len(pictures) == 1 and not pictures[0].is_dir()
+    originals = {original.resolve() for original, _ in jobs}
+    targets: set[Path] = set()
+    for original, target in tqdm(jobs, desc="colorizing", unit="pic", disable=not progress or single):
+        try:
+            if target.resolve() in originals:
+                raise PictureError(f"{target} is an original; choose another output")
+            if target in targets:
+                raise PictureError(f"{original}: {target} is another picture's result already; rename one of them")
+            targets.add(target)
+            if target.exists() and not overwrite:
+                if single:
+                    raise PictureError(f"{target} exists already; --overwrite replaces it, -o chooses another name")
+                report.skipped.append(target)
+                continue
+            save_picture(colorizer.colorize(original, **how), target, original)
+            report.written.append(target)
+        except PictureError as error:
+            report.failed.append(str(error))
+        except MemoryError:
+            report.failed.append(f"{original} needs more memory than there is; make it smaller")
+    return report
+
+
+def _jobs(pictures: Iterable[Path], output: Path | None, report: Report) -> Iterable[tuple[Path, Path]]:
+    """(original, target) pairs; folders that cannot be used become failures."""
+    pictures = list(pictures)
+    for given in pictures:
+        if not given.is_dir():
+            yield given, _file_target(given, output, several=len(pictures) > 1)
+            continue
+        folder = output or given.with_name(given.resolve().name + ADDITION)
+        if len(pictures) > 1 and output is not None:
+            folder = output / given.resolve().name
+        if folder.is_file():
+            report.failed.append(f"{folder} is a file; give a folder for the results of {given}")
+            continue
+        found = [path for path in sorted(given.rglob("*")) if is_picture(path) and folder not in path.parents]
+        if not found:
+            report.failed.append(f"{given} holds no pictures; give a folder of JPEG, PNG, TIFF or WebP files")
+        for path in found:
+            yield path, folder / _colour_name(path.relative_to(given))
+
+
+def _file_target(original: Path, output: Path | None, several: bool) -> Path:
+    if output is None:
+        name = _colour_name(original)
+        return name.with_name(original.stem + ADDITION + name.suffix)
+    if several or output.is_dir():
+        return output / _colour_name(original).name
+    return output
+
+
+def _colour_name(path: Path) -> Path:
+    """The path itself where its format can hold colour, else with .png added."""
+    return path if path.suffix.lower() in WRITABLE else path.with_name(path.name + ".png")

@@ -1,0 +1,151 @@
+"""`Colorizer`: any picture in, the same size in colour out.
+
+The network sees the picture at its working size, some 64 or 256 pixels a side; what it is asked for is the chroma,
+which the eye resolves poorly. Luminance, which carries the sharpness, is the one that was given: kept to the pixel
+(luminance.py), whatever the size. The submission instead squashes a picture to a square and shows the network's own
+output; `keep_luminance=False` gives that, clamped and scaled back up.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from colorize_utils.checkpoints import DEFAULT, load_generator
+from colorize_utils.data import unit
+from colorize_utils.devices import choose_device
+from colorize_utils.luminance import luma, merge
+from colorize_utils.models import POOLINGS
+from colorize_utils.pictures import to_gray
+
+MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
+_BAND = 1 << 18  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
+
+
+class Colorizer:
+    """A generator made ready for people's own pictures.
+
+    network: gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]. size: its working size, pixels a side of a square;
+    other aspects get the same area. name: for tables and file names.
+    """
+
+    def __init__(
+        self, network: nn.Module, size: int, name: str = "colorizer", device: str | torch.device | None = None
+    ):
+        self.device = choose_device(device)
+        self.network = network.eval().to(self.device)
+        self.size = size
+        self.name = name
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        name_or_path: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        progress: bool = True,
+    ) -> "Colorizer":
+        """A colorizer from a checkpoint of the catalogue or from a file; None is `DEFAULT`, the bundled one.
+
+        Architecture and width are recognised from the file. Raises CheckpointError (checkpoints.py).
+        """
+        loaded = load_generator(name_or_path or DEFAULT, progress=progress)
+        return cls(loaded.network, loaded.size, loaded.name, device)
+
+    def colorize(self, picture, keep_luminance: bool = True, strength: float = 1.0) -> Image.Image:
+        """The picture in colour: 8-bit RGB, or RGBA where it has alpha, of exactly its upright size.
+
+        picture: a path, bytes, a PIL image of any mode, an array or a tensor (`pictures.to_gray` says which). A colour
+        picture is turned gray first.
+        keep_luminance: True gives the network's chroma on the picture's own luminance, so that `convert("L")` of the
+        result equals an 8-bit gray picture exactly; False the submission's result.
+        strength: multiplies the chroma; 0 leaves gray. It has no effect on the submission's result.
+
+        Raises PictureError where a picture cannot be read, ValueError where an array does not fit.
+        """
+        source = to_gray(picture)
+        if keep_luminance:
+            chroma = 255 * strength * self._chroma(source.gray)  # (3, h, w)
+            rgb = _in_bands(chroma, source.gray, merge)
+        else:
+            rgb = _in_bands(self._raw(source.gray), source.gray, _clamped)
+        if source.alpha is None:
+            return Image.fromarray(rgb)
+        return Image.fromarray(np.dstack([rgb, source.alpha]))
+
+    def painter(self, keep_luminance: bool = True) -> Callable[[Tensor], Tensor]:
+        """`colorize` on batches, gray (B, 1, H, W) → colour (B, 3, H, W) in [0, 1], for the scoreboard: by way of the
+        8-bit pictures that people get."""
+
+        def paint(gray: Tensor) -> Tensor:
+            levels = (255 * gray).round().byte().squeeze(1).cpu().numpy()  # (B, H, W)
+            pictures = [np.asarray(self.colorize(picture, keep_luminance)) for picture in levels]
+            return unit(torch.from_numpy(np.stack(pictures))).permute(0, 3, 1, 2).to(gray.device)
+
+        return paint
+
+    def _chroma(self, gray: np.ndarray) -> Tensor:
+        """The network's chroma (3, h, w) of a gray picture (H, W), on the scale of [0, 1], at working size."""
+        height, width = gray.shape
+        scale = self.size / (height * width) ** 0.5
+        h, w = (max(1, min(round(scale * side), MAX_ASPECT * self.size)) for side in (height, width))
+        colour = self._predict(_resize(gray, h, w))
+        return (colour - luma(colour))[0]
+
+    def _raw(self, gray: np.ndarray) -> Tensor:
+        """The network's colour (3, size, size) of a gray picture squashed to a square."""
+        return self._predict(_resize(gray, self.size, self.size))[0]
+
+    @torch.inference_mode()
+    def _predict(self, levels: np.ndarray) -> Tensor:
+        """Colour (1, 3, h, w) on the CPU of 8-bit gray (h, w); padded for the poolings by repeating the edge."""
+        gray = unit(torch.from_numpy(levels))[None, None]  # (1, 1, h, w)
+        h, w = levels.shape
+        multiple = 2**POOLINGS
+        padded = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+        return self.network(padded.to(self.device))[..., :h, :w].float().cpu()
+
+
+def _resize(gray: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As the training pictures were resized: Pillow's antialiased bilinear filter."""
+    return np.array(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """(H, W, 3) uint8: `small` (3, h, w) enlarged to `gray`'s (H, W) smoothly, finished in bands of rows.
+
+    finish(gray_band (b, W), planes (3, b, W)) → (b, W, 3) uint8. Bicubic interpolation is separable: the columns are
+    enlarged once, the rows band by band, as a product with the rows of the interpolation matrix.
+    """
+    height, width = gray.shape
+    columns = small @ _interpolation(small.shape[2], width).T  # (3, h, W)
+    rows = _interpolation(small.shape[1], height)  # (H, h)
+    result = np.empty((height, width, 3), np.uint8)
+
+    def band(start: int) -> None:
+        part = slice(start, start + step)
+        result[part] = finish(gray[part], (rows[part] @ columns).numpy())
+
+    step = max(1, _BAND // width)
+    starts = range(0, height, step)
+    if len(starts) == 1:
+        band(0)
+    else:
+        with ThreadPoolExecutor() as pool:  # NumPy releases the interpreter's lock
+            list(pool.map(band, starts))
+    return result
+
+
+def _interpolation(source: int, target: int) -> Tensor:
+    """The matrix (target, source) that resamples a line of `source` values to `target`: bicubic, antialiased where it
+    makes the line shorter."""
+    identity = torch.eye(source)[None, None]
+    return F.interpolate(identity, size=(target, source), mode="bicubic", antialias=True)[0, 0]
+
+
+def _clamped(_: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    return np.rint(255 * colour.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
