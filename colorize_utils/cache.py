@@ -5,6 +5,7 @@ renamed when complete, so that a killed process leaves nothing that looks finish
 same entry the first one wins and the second uses it. The pictures are memory-mapped: opening an entry reads nothing.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -140,9 +141,8 @@ def _build(entry: Path, names, read, size: int, progress: bool) -> None:
             if not entry.is_dir():  # else another process was first, with the same pictures
                 raise
     except OSError as error:
-        free = shutil.disk_usage(entry.parent).free if entry.parent.is_dir() else 0
-        if free < need:
-            raise DataError(_full(entry.parent, need, free)) from error
+        if error.errno == errno.ENOSPC:
+            raise DataError(_full(entry.parent, need, shutil.disk_usage(entry.parent).free)) from error
         raise DataError(
             f"cannot keep decoded pictures in {entry.parent}: {error.strerror or error}; "
             "set COLORIZE_CACHE to a folder that can be written"

@@ -14,6 +14,7 @@ import re
 import struct
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata as package_metadata
@@ -220,12 +221,13 @@ def _file_kind(path: Path, name: str) -> str:
         )
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{name} is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    # safetensors first: its header's length may begin with any byte, a pickle's 0x80 among them.
+    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
+        return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if head[:1] == b"\x80":
         return "pickle"
-    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
-        return "safetensors"
     raise CheckpointError(f"{name} is not a checkpoint: neither safetensors nor written by torch.save, or cut short")
 
 
@@ -257,7 +259,9 @@ def read_weights(path: str | os.PathLike) -> Weights:
         except (SafetensorError, ValueError) as error:
             raise CheckpointError(f"{path.name} is damaged or cut short ({error}); download it again") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on formats that are refused anyway, in a line of our own
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(_refusal(path.name, what.group(1) if what else None)) from error

@@ -235,7 +235,8 @@ class EpochBatches(Sampler[list[int]]):
 
 def generator_for(*numbers: int) -> torch.Generator:
     """A random generator whose stream follows from these whole numbers alone, apart from every other tuple's."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+    # With their count in front, because a seed sequence ignores zeros at its end.
+    seed = int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1, np.uint64)[0]) >> 1
     return torch.Generator().manual_seed(seed)
 
 

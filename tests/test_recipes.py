@@ -1,0 +1,48 @@
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from colorize_utils.recipes import GAN_L1, GAN_MSE, RECIPES, WGAN_GP, Recipe
+
+
+def test_numbers_are_the_submissions():
+    for recipe, reconstruction in ((GAN_L1, "l1"), (GAN_MSE, "mse")):
+        assert (recipe.learning_rate, recipe.betas) == (2e-4, (0.5, 0.999))
+        assert (recipe.lambda_adv, recipe.lambda_rec, recipe.reconstruction) == (0.01, 0.99, reconstruction)
+        assert (recipe.epochs, recipe.size, recipe.width, recipe.n_critic) == (350, 256, 1.0, 1)
+        assert (recipe.generator, recipe.adversary) == ("unet", "discriminator")
+    assert (WGAN_GP.n_critic, WGAN_GP.lambda_gp, WGAN_GP.critic_batch_size, WGAN_GP.epochs) == (2, 10, 64, 21)
+    assert (WGAN_GP.lambda_rec, WGAN_GP.lambda_adv, WGAN_GP.reconstruction) == (0.95, 0.05, "mse")
+    assert (WGAN_GP.learning_rate, WGAN_GP.betas) == (1e-4, (0.0, 0.9))
+    assert (WGAN_GP.generator, WGAN_GP.adversary) == ("wgan-unet", "critic")
+
+
+def test_the_submissions_flaws_are_kept_by_default():
+    for recipe in RECIPES.values():
+        assert recipe.discriminator_sigmoid
+        assert not (recipe.bounded or recipe.keep_luminance or recipe.flip or recipe.average_decay)
+
+
+def test_recipes_are_frozen_and_survive_json():
+    with pytest.raises(FrozenInstanceError):
+        GAN_L1.epochs = 1
+    for recipe in RECIPES.values():
+        assert Recipe(**json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generator": "vgg"}, "generator must be one of"),
+        ({"adversary": "teacher"}, "adversary must be one of"),
+        ({"reconstruction": "l2"}, "reconstruction must be one of"),
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"batch_size": -1}, "batch_size must be positive"),
+        ({"size": 100}, "size must be a multiple of 32, got 100"),
+        ({"average_decay": 1.0}, "average_decay must lie in"),
+    ],
+)
+def test_nonsense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(GAN_L1, **change)
