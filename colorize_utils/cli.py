@@ -35,7 +35,6 @@ RECIPE_HELP = {
     "discriminator_sigmoid": "the submission's sigmoid before BCEWithLogits",
     "bounded": "end the generator in a sigmoid",
     "keep_luminance": "learn chroma alone, on the luminance that is given",
-    "average_decay": "save a moving average of the generator's weights, e.g. 0.999",
     "flip": "mirror about half of the training pictures",
 }
 

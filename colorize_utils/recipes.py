@@ -39,8 +39,6 @@ class Recipe:
     keep_luminance: bool = False  # True: the network's chroma on the given gray, which is not predicted again
     flip: bool = False  # True: about half of the training pictures mirrored left to right, anew in each epoch
 
-    average_decay: float = 0.0  # above 0: a moving average of the generator's weights is validated and saved instead
-
     def __post_init__(self) -> None:
         choices = {
             "generator": ("unet", "wgan-unet"),
@@ -53,8 +51,6 @@ class Recipe:
         for field in ("epochs", "size", "batch_size", "n_critic", "critic_batch_size", "learning_rate", "width"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"recipe {self.name}: {field} must be positive, got {getattr(self, field)}")
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"recipe {self.name}: average_decay must lie in [0, 1), got {self.average_decay}")
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
         object.__setattr__(self, "betas", tuple(self.betas))  # a recipe read back from JSON has a list there

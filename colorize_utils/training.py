@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from colorize_utils import checkpoints, losses
@@ -47,10 +46,7 @@ class Trainer:
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
         self.precision = Precision(device, precision)
         self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded).to(device)
-        self.average = None  # the moving average of the generator's weights, where the recipe asks for one
-        if recipe.average_decay:
-            averaging = get_ema_multi_avg_fn(recipe.average_decay)
-            self.average = AveragedModel(self.generator, multi_avg_fn=averaging, use_buffers=True)
+        self.painter = LuminanceKept(self.generator) if recipe.keep_luminance else self.generator
         if recipe.adversary == "critic":
             self.discriminator: nn.Module = Critic(recipe.width).to(device)
         else:
@@ -86,24 +82,13 @@ class Trainer:
             g_loss = recipe.lambda_adv * adversarial + recipe.lambda_rec * reconstruction
             self.precision.backward(g_loss, "generator")
         self.precision.step(self.optimizer_g, "generator")
-        if self.average is not None:
-            self.average.update_parameters(self.generator)
 
         squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
 
     def paint(self, gray: Tensor) -> Tensor:
         with self.precision.autocast():
-            return self.painting(self.generator)(gray).float()
-
-    def painting(self, generator: nn.Module) -> nn.Module:
-        """A generator as the recipe uses it: on the given luminance or with its own."""
-        return LuminanceKept(generator) if self.recipe.keep_luminance else generator
-
-    @property
-    def result(self) -> nn.Module:
-        """The generator to validate and to save: the moving average where there is one."""
-        return self.generator if self.average is None else self.average.module
+            return self.painter(gray).float()
 
     def adversary_batches(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """What the adversary learns from in one turn: a discriminator from the generator's own batch; a critic
@@ -151,7 +136,7 @@ class Trainer:
         batches.set_position(self.epoch, done=len(self.step_losses))
         label = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
         start = time.perf_counter() - self.epoch_seconds
-        self.generator.train()
+        self.painter.train()
         done = len(self.step_losses)
         with tqdm(total=len(batches), initial=done, desc=label, leave=False, disable=not progress) as bar:
             for indices in batches:
@@ -169,7 +154,7 @@ class Trainer:
 
         means = torch.stack(self.step_losses).double().mean(dim=0).tolist()
         loader = make_loader(self.splits.val, self.recipe.batch_size)
-        validation: Validation = validate(self.painting(self.result), losses.RECONSTRUCTION["mse"], loader)
+        validation: Validation = validate(self.painter, losses.RECONSTRUCTION["mse"], loader)
         numbers = dict(zip(STEP_LOSSES, means, strict=True)) | {
             "validation_loss": validation.loss,
             "psnr": validation.psnr,
@@ -211,7 +196,6 @@ class Trainer:
             "epoch_seconds": self.epoch_seconds,
             "history": self.history,
             "generator": self.generator.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
@@ -226,8 +210,6 @@ class Trainer:
         self.epoch_seconds = state["epoch_seconds"]
         self.history = state["history"]
         self.generator.load_state_dict(state["generator"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
@@ -260,7 +242,7 @@ def train(
         other change of the recipe is not.
     precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere) or one by name.
     save_minutes: how much work a killed run may lose at most; the state is also saved at the end of the run.
-    on_epoch: called after each epoch with the number of epochs done, the curves and the generator that would be saved,
+    on_epoch: called after each epoch with the number of epochs done, the curves and the generator (in training mode),
         keeping luminance if the recipe says so.
 
     The global random state is put back afterwards. Raises TrainingError where a loss turns NaN or infinite (the message
@@ -278,7 +260,7 @@ def train(
                 trainer.run_epoch(progress, saver.after_step)
                 saver.after_epoch()
                 if on_epoch is not None:
-                    on_epoch(trainer.epoch, trainer.history, trainer.painting(trainer.result))
+                    on_epoch(trainer.epoch, trainer.history, trainer.painter)
         except Diverged as error:
             raise Diverged(
                 f"{error}; last good checkpoint: {saver.last_good()}; lower the learning rate or train in fp32, "
@@ -345,13 +327,13 @@ class _Saver:
         trainer = self.trainer
         losses_so_far = trainer.history["validation_loss"]
         if losses_so_far[-1] == min(losses_so_far):
-            checkpoints.save(self.folder / "best.safetensors", trainer.result, self.metadata())
+            checkpoints.save(self.folder / "best.safetensors", trainer.generator, self.metadata())
         if trainer.epoch == trainer.recipe.epochs or time.monotonic() - self.saved_at >= self.seconds:
             self.save()
 
     def save(self) -> None:
         self.trainer.require_finite()
-        checkpoints.save(self.folder / "last.safetensors", self.trainer.result, self.metadata())
+        checkpoints.save(self.folder / "last.safetensors", self.trainer.generator, self.metadata())
         with written_whole(self.folder / "history.json") as temporary:
             temporary.write_text(json.dumps(self.trainer.history), encoding="utf-8")
         with written_whole(self.state_path) as temporary:
