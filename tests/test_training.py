@@ -1,0 +1,396 @@
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+
+from colorize_utils import losses
+from colorize_utils.checkpoints import load_generator
+from colorize_utils.data import generator_for, load_splits, make_loader
+from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
+from colorize_utils.errors import TrainingError
+from colorize_utils.metrics import gray_floor, mean_chroma_floor, scoreboard
+from colorize_utils.models import UNet
+from colorize_utils.recipes import GAN_L1, GAN_MSE, RECIPES, WGAN_GP
+from colorize_utils.training import CURVES, Diverged, Trainer, train
+
+TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2, "critic_batch_size": 12}
+CPU = torch.device("cpu")
+
+
+def tiny(recipe, **changes):
+    return replace(recipe, **(TINY | changes))
+
+
+def run(recipe, splits, folder, **options):
+    return train(recipe, splits, folder, **({"device": "cpu", "progress": False} | options))
+
+
+def same(one, other):
+    """Whether two nested states are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def state_of(folder):
+    """A run's state without what differs between any two runs: times."""
+    state = torch.load(folder / "state.pt", weights_only=True)
+    del state["epoch_seconds"], state["history"]["seconds"]
+    return state
+
+
+# ---------------------------------------------------------------- the algorithm
+
+
+@pytest.mark.parametrize("recipe", [GAN_L1, GAN_MSE])
+def test_a_gan_step_is_the_algorithm_written_out(splits, recipe):
+    """Generator forward; D(real), D(fake.detach()), discriminator step; D(fake), generator step."""
+    recipe = tiny(recipe)
+    torch.manual_seed(0)
+    ours = Trainer(recipe, splits, CPU)
+    torch.manual_seed(0)
+    theirs = Trainer(recipe, splits, CPU)
+    assert same(ours.generator.state_dict(), theirs.generator.state_dict())
+    real, gray = splits.train[list(range(8))]
+    reported = ours.step(real, gray, generator_for(0))
+
+    bce, reconstruction = torch.nn.BCEWithLogitsLoss(), {"l1": torch.nn.L1Loss(), "mse": torch.nn.MSELoss()}
+    generator, discriminator = theirs.generator, theirs.discriminator
+    adam_g = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    adam_d = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    fake = generator(gray)
+    scores = discriminator(real), discriminator(fake.detach())
+    d_loss = (bce(scores[0], torch.ones_like(scores[0])) + bce(scores[1], torch.zeros_like(scores[1]))) / 2
+    d_loss.backward()
+    adam_d.step()
+    scores = discriminator(fake)
+    adversarial = bce(scores, torch.ones_like(scores))
+    rebuilt = reconstruction[recipe.reconstruction](fake, real)
+    g_loss = 0.01 * adversarial + 0.99 * rebuilt
+    adam_g.zero_grad()
+    g_loss.backward()
+    adam_g.step()
+
+    mse = (fake - real).square().mean()
+    expected = torch.stack([d_loss, g_loss, rebuilt, adversarial, mse]).detach()
+    torch.testing.assert_close(reported, expected)
+    for one, other in ((ours.generator, generator), (ours.discriminator, discriminator)):
+        for parameter, reference in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(parameter, reference, atol=2e-6, rtol=1e-4)
+
+
+def test_a_critic_learns_n_critic_times_from_random_pictures_of_its_own(splits, monkeypatch):
+    trainer = Trainer(tiny(WGAN_GP, n_critic=3), splits, CPU)
+    batches = []
+    update = trainer.update_discriminator
+
+    def spy(real, fake, random):
+        assert not fake.requires_grad
+        assert torch.is_grad_enabled()
+        batches.append(real)
+        return update(real, fake, random)
+
+    monkeypatch.setattr(trainer, "update_discriminator", spy)
+    before = [parameter.clone() for parameter in trainer.discriminator.parameters()]
+    real, gray = splits.train[list(range(8))]
+    trainer.step(real, gray, generator_for(0))
+    assert [len(batch) for batch in batches] == [12, 12, 12]
+    assert not torch.equal(batches[0], batches[1])
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
+
+
+def test_a_critics_batch_in_parts_is_the_same_step(splits):
+    gradients = []
+    for part in (4, 12):
+        torch.manual_seed(0)
+        trainer = Trainer(tiny(WGAN_GP, batch_size=part), splits, CPU)
+        real, gray = splits.train[list(range(12))]
+        trainer.optimizer_d.step = lambda *_, t=trainer: gradients.append(
+            [parameter.grad.clone() for parameter in t.discriminator.parameters()]
+        )
+        trainer.update_discriminator(real, trainer.paint(gray).detach(), generator_for(5))
+    one, other = (torch.cat([gradient.flatten() for gradient in side]) for side in gradients)
+    assert (one - other).norm() < 1e-4 * other.norm()
+
+
+def test_the_generators_step_leaves_no_gradients_in_the_discriminator(splits):
+    trainer = Trainer(tiny(GAN_L1), splits, CPU)
+    trainer.step(*splits.train[list(range(8))], generator_for(0))
+    assert all(parameter.grad is None for parameter in trainer.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+
+
+def test_frozen_puts_back_what_was_trainable_even_after_an_error(tiny_unet):
+    tiny_unet.conv_last.bias.requires_grad_(False)
+    with pytest.raises(RuntimeError), frozen(tiny_unet):
+        assert not any(parameter.requires_grad for parameter in tiny_unet.parameters())
+        raise RuntimeError
+    trainable = {name for name, parameter in tiny_unet.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in tiny_unet.named_parameters()} - {"conv_last.bias"}
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_and_leaves_a_run_behind(splits, tmp_path, name):
+    calls = []
+    history = run(tiny(RECIPES[name]), splits, tmp_path, on_epoch=lambda epoch, h, g: calls.append((epoch, g.training)))
+    assert set(history) == set(CURVES)
+    assert all(len(values) == 2 for values in history.values())
+    assert calls == [(1, True), (2, True)]
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["best.safetensors", "history.json", "last.safetensors", "state.pt"]
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+    loaded = load_generator(tmp_path / "best.safetensors")
+    assert loaded.size == 32
+    assert loaded.metadata["recipe"]["name"] == name
+    best = min(range(2), key=lambda epoch: history["validation_loss"][epoch])
+    assert loaded.metadata["epoch"] == best + 1
+    assert loaded.metadata["metrics"]["psnr"] == history["psnr"][best]
+
+
+def test_a_network_learns_from_generated_flowers(tmp_path):
+    """A minute's training beats the best constant chroma on pictures that it has not seen."""
+    splits = load_splits("generated", 32, count=240, cache=None)
+    recipe = tiny(GAN_L1, width=1 / 8, epochs=6, keep_luminance=True, learning_rate=2e-3)
+    history = run(recipe, splits, tmp_path)
+    assert history["generator_loss"][-1] < 0.7 * history["generator_loss"][0]
+
+    from colorize_utils.inference import Colorizer
+
+    colorizer = Colorizer.from_checkpoint(tmp_path / "best.safetensors", "cpu")
+    painters = {
+        "gray": gray_floor,
+        "constant": mean_chroma_floor(make_loader(splits.train, 32)),
+        "learned": colorizer.painter(),
+    }
+    scores = {score.name: score for score in scoreboard(painters, make_loader(splits.test, 24))}
+    assert scores["learned"].psnr > scores["constant"].psnr + 2
+    assert scores["learned"].mae < 0.7 * scores["constant"].mae
+
+
+def test_switches_reach_the_networks(splits):
+    trainer = Trainer(tiny(GAN_L1, discriminator_sigmoid=False, bounded=True, keep_luminance=True), splits, CPU)
+    assert not trainer.discriminator.sigmoid
+    assert trainer.generator.bounded
+    assert trainer.painter.generator is trainer.generator
+    assert Trainer(tiny(GAN_L1), splits, CPU).discriminator.sigmoid
+
+
+def test_flips_are_used_where_the_recipe_says_so(splits, tmp_path):
+    plain = run(tiny(GAN_L1, epochs=1), splits, tmp_path / "plain")
+    flipped = run(tiny(GAN_L1, epochs=1, flip=True), splits, tmp_path / "flipped")
+    assert plain["generator_loss"] != flipped["generator_loss"]
+
+
+def test_the_seed_decides_and_the_global_random_state_is_left_alone(splits, tmp_path):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    first = run(tiny(GAN_L1, epochs=1), splits, tmp_path / "a", seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    again = run(tiny(GAN_L1, epochs=1), splits, tmp_path / "b", seed=1)
+    other = run(tiny(GAN_L1, epochs=1), splits, tmp_path / "c", seed=2)
+    assert first["generator_loss"] == again["generator_loss"] != other["generator_loss"]
+    assert same(state_of(tmp_path / "a"), state_of(tmp_path / "b"))
+
+
+# ---------------------------------------------------------------- resume
+
+KILLED_RUN = textwrap.dedent("""
+    import sys
+    import torch
+    from dataclasses import replace
+    from colorize_utils.data import load_splits
+    from colorize_utils.recipes import RECIPES
+    from colorize_utils.training import Trainer, train
+
+    torch.set_num_threads(2)
+    name, folder, save_minutes = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    splits = load_splits("generated", 32, count=40, cache=None)
+    recipe = replace(RECIPES[name], size=32, width=1/16, batch_size=8, epochs=2, critic_batch_size=12, flip=True)
+    step = Trainer.step
+
+    def counting(self, *arguments):
+        if self.epoch == 1 and len(self.step_losses) == 2:
+            print("in the middle of epoch 2", flush=True)
+            sys.stdin.read()  # until killed
+        return step(self, *arguments)
+
+    Trainer.step = counting
+    train(recipe, splits, folder, device="cpu", progress=False, save_minutes=save_minutes)
+""")
+
+
+@pytest.mark.parametrize("save_minutes", [0.0, 60.0])  # a save after every step, and none before the run was killed
+@pytest.mark.parametrize("name", ["gan-l1", "wgan"])
+def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(splits, tmp_path, name, save_minutes):
+    command = [sys.executable, "-c", KILLED_RUN, name, str(tmp_path / "killed"), str(save_minutes)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "in the middle of epoch 2\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if save_minutes == 0:
+        stopped = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
+        assert stopped["epoch"] == 1
+        assert len(stopped["step_losses"]) == 2
+
+    recipe = tiny(RECIPES[name], flip=True)
+    resumed = run(recipe, splits, tmp_path / "killed", resume=True)
+    straight = run(recipe, splits, tmp_path / "straight")
+    for curve in set(CURVES) - {"seconds"}:
+        assert resumed[curve] == straight[curve]
+    assert same(state_of(tmp_path / "killed"), state_of(tmp_path / "straight"))
+
+
+def test_a_finished_run_can_be_given_more_epochs(splits, tmp_path):
+    run(tiny(GAN_L1), splits, tmp_path / "more")
+    longer = run(tiny(GAN_L1, epochs=3), splits, tmp_path / "more", resume=True)
+    straight = run(tiny(GAN_L1, epochs=3), splits, tmp_path / "straight")
+    assert longer["psnr"] == straight["psnr"]
+    assert len(longer["psnr"]) == 3
+
+
+def test_resume_of_nothing_is_a_start(splits, tmp_path):
+    assert len(run(tiny(GAN_L1, epochs=1), splits, tmp_path / "new", resume=True)["psnr"]) == 1
+
+
+def test_a_run_is_not_overwritten_nor_mixed_with_another(splits, tmp_path):
+    run(tiny(GAN_L1, epochs=1), splits, tmp_path)
+    with pytest.raises(TrainingError, match=r"holds a run already: resume it .* or choose another folder"):
+        run(tiny(GAN_L1, epochs=1), splits, tmp_path)
+    with pytest.raises(TrainingError, match=r"another run \(name was 'gan-l1', is 'gan-mse', reconstruction"):
+        run(tiny(GAN_MSE, epochs=1), splits, tmp_path, resume=True)
+    with pytest.raises(TrainingError, match=r"another run \(seed was 0, is 7\)"):
+        run(tiny(GAN_L1, epochs=1), splits, tmp_path, resume=True, seed=7)
+
+
+def test_a_state_that_cannot_be_read_is_told(splits, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 no state")
+    with pytest.raises(TrainingError, match=r"state.pt cannot be read .* start in another folder"):
+        run(tiny(GAN_L1), splits, tmp_path, resume=True)
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def spoil(monkeypatch, at, what):
+    """Makes the generator's loss, or its weights, NaN from the step number `at` of the run on."""
+    step, count = Trainer.step, [0]
+
+    def spoiled(self, *arguments):
+        reported = step(self, *arguments)
+        count[0] += 1
+        if count[0] >= at:
+            if what == "loss":
+                reported[1] = float("nan")
+            else:
+                with torch.no_grad():
+                    self.generator.conv_last.bias.fill_(float("inf"))
+        return reported
+
+    monkeypatch.setattr(Trainer, "step", spoiled)
+
+
+def test_a_loss_that_turns_nan_stops_the_run_and_names_where(splits, tmp_path, monkeypatch):
+    spoil(monkeypatch, at=7, what="loss")  # four steps an epoch
+    with pytest.raises(
+        Diverged,
+        match=r"generator_loss became NaN or infinite in epoch 2, step 3; last good checkpoint: .*state.pt .*1\)",
+    ):
+        run(tiny(GAN_L1, epochs=4), splits, tmp_path, save_minutes=1e-9)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["epoch"] == 1
+    assert all(row.isfinite().all() for row in state["step_losses"])
+
+
+def test_weights_that_turn_infinite_are_never_saved(splits, tmp_path, monkeypatch):
+    spoil(monkeypatch, at=4, what="weights")
+    with pytest.raises(
+        Diverged, match=r"generator's weights became NaN or infinite in epoch 1.*good checkpoint: none yet"
+    ):
+        run(tiny(GAN_L1), splits, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_gives_advice(splits, tmp_path, monkeypatch, error):
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr(UNet, "forward", exhausted)
+    with pytest.raises(
+        TrainingError, match=r"out of memory on cpu at batch size 8, 32×32, .*: halve the batch size first"
+    ):
+        run(tiny(GAN_L1), splits, tmp_path)
+
+
+def test_other_errors_are_not_dressed_up(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "adversarial_loss", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tiny(GAN_L1), splits, tmp_path)
+
+
+# ---------------------------------------------------------------- device and precision
+
+
+def test_device_and_precision_are_chosen_by_what_is_there(monkeypatch):
+    assert choose_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device() == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device() == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device() == CPU
+
+    assert choose_precision(CPU) == "fp32"
+    for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert choose_precision(torch.device("cuda")) == expected
+    with pytest.raises(ValueError, match="precision must be one of"):
+        Precision(CPU, "int4")
+
+
+def test_a_step_that_fp16_scaling_leaves_out_changes_nothing_but_the_scale():
+    precision = Precision(CPU, "fp16")
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    precision.backward((weight * float("inf")).sum(), "generator")
+    scale = precision.scaler("generator").get_scale()
+    precision.step(optimizer, "generator")
+    assert weight.item() == 1
+    assert precision.scaler("generator").get_scale() == scale / 2
+    precision.backward(weight.sum(), "generator")
+    precision.step(optimizer, "generator")
+    assert weight.item() == 0
+
+    again = Precision(CPU, "fp16")
+    again.load_state_dict(precision.state_dict())
+    assert again.scaler("generator").get_scale() == scale / 2
+
+
+@pytest.mark.parametrize("name", ["gan-l1", "wgan"])
+def test_mixed_precision_trains_close_to_fp32(splits, tmp_path, name):
+    recipe = tiny(RECIPES[name], epochs=1)
+    full = run(recipe, splits, tmp_path / "fp32", precision="fp32")
+    mixed = run(recipe, splits, tmp_path / "bf16", precision="bf16")
+    assert mixed["reconstruction_loss"] == pytest.approx(full["reconstruction_loss"], rel=0.05)
+    assert mixed["reconstruction_loss"] != full["reconstruction_loss"]
