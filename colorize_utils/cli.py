@@ -35,6 +35,7 @@ RECIPE_HELP = {
     "discriminator_sigmoid": "the submission's sigmoid before BCEWithLogits",
     "bounded": "end the generator in a sigmoid",
     "keep_luminance": "learn chroma alone, on the luminance that is given",
+    "decay": "let the learning rate fall to 0 over the second half",
     "flip": "mirror about half of the training pictures",
 }
 

@@ -43,10 +43,10 @@ def colorize_files(
     """
     report = Report()
     jobs = list(_jobs(pictures, output, report))
-    single = len(jobs) == 1 and len(pictures) == 1 and not pictures[0].is_dir()
+    single = len(pictures) == 1 and not pictures[0].is_dir()
     originals = {original.resolve() for original, _ in jobs}
     targets: set[Path] = set()
-    for original, target in tqdm(jobs, desc="colorizing", unit="pic", disable=not progress or single):
+    for original, target in tqdm(jobs, desc="colorizing", unit="pic", disable=not progress or len(jobs) < 2):
         try:
             if target.resolve() in originals:
                 raise PictureError(f"{target} is an original; choose another output")
@@ -80,7 +80,9 @@ def _jobs(pictures: Iterable[Path], output: Path | None, report: Report) -> Iter
         if folder.is_file():
             report.failed.append(f"{folder} is a file; give a folder for the results of {given}")
             continue
-        found = [path for path in sorted(given.rglob("*")) if is_picture(path) and folder not in path.parents]
+        found = [path for path in sorted(given.rglob("*")) if is_picture(path)]
+        if folder.resolve() != given.resolve():  # else colorize_files says that these are originals
+            found = [path for path in found if folder.resolve() not in path.resolve().parents]
         if not found:
             report.failed.append(f"{given} holds no pictures; give a folder of JPEG, PNG, TIFF or WebP files")
         for path in found:

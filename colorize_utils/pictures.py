@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,14 @@ READABLE = {*WRITABLE, ".gif", ".pgm", ".pbm", ".ppm", ".pnm", ".jp2", ".avif"}
 SAVE_OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": 0},  # chroma is the point here: keep it at full resolution
     "WEBP": {"quality": 95},
-    "TIFF": {"compression": "tiff_deflate"},
-}
+}  # TIFF stays uncompressed: compressed, Pillow cannot write EXIF into it
 HOLDS_ALPHA = {"PNG", "TIFF", "WEBP"}
 MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: 0.5 GB of RGB
-_ORIENTATION = 0x0112  # the EXIF tag
+# What EXIF says of the scene and the camera, by tag: description, maker, model, software, date, artist, copyright,
+# rating, Windows' title to subject; and the sub-directories of exposure and place. A TIFF file's own directory has the
+# layout of its pixels besides, the orientation is applied, and a thumbnail would still be gray.
+_EXIF_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x4746, *range(0x9C9B, 0x9CA0))
+_EXIF_DIRECTORIES = (0x8769, 0x8825)
 
 
 def is_picture(path: Path) -> bool:
@@ -203,13 +207,22 @@ def save_picture(image: Image.Image, path: Path, original: Path | None = None) -
             image.save(temporary, format=format_name, **options)
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (ValueError, TypeError, RuntimeError, struct.error) as error:  # Pillow's encoders, on metadata or sizes
+        raise PictureError(f"{path} cannot be written: {error}; choose another format") from error
 
 
 def _metadata(original: Path) -> dict[str, bytes]:
     with Image.open(original) as image:
         exif, icc = image.getexif(), image.info.get("icc_profile")
-    exif.pop(_ORIENTATION, None)
-    kept = {"exif": exif.tobytes()} if len(exif) else {}
+        kept_exif = Image.Exif()
+        for tag in _EXIF_KEPT:
+            if tag in exif:
+                kept_exif[tag] = exif[tag]
+        for tag in _EXIF_DIRECTORIES:
+            if directory := exif.get_ifd(tag):
+                kept_exif.get_ifd(tag).update(directory)
+                kept_exif[tag] = directory
+    kept = {"exif": kept_exif.tobytes()} if len(kept_exif) else {}
     if icc and icc[16:20] == b"RGB ":
         kept["icc_profile"] = icc
     return kept

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from colorize_utils.files import written_whole
@@ -24,22 +25,24 @@ CURVE_TITLES = {
 }
 
 
-def plot_history(history: Mapping[str, Sequence[float]], title: str = "", **others: Mapping) -> Figure:
-    """The seven curves of a run over its epochs; `others` are more runs to draw beside it, named by their keyword."""
+def plot_history(
+    history: Mapping[str, Sequence[float]], title: str = "", others: Mapping[str, Mapping[str, Sequence[float]]] = {}
+) -> Figure:
+    """The seven curves of a run over its epochs, called `title`; `others` are more runs to draw beside it, by name."""
     figure = Figure(figsize=(14, 6), layout="constrained")
-    runs = {title or "run": history, **others}
-    axes = figure.subplots(2, 4).flat
-    for axis, (curve, (name, label)) in zip(axes, CURVE_TITLES.items(), strict=False):
-        for run, curves in runs.items():
+    *axes, spare = figure.subplots(2, 4).flat
+    for axis, (curve, (name, label)) in zip(axes, CURVE_TITLES.items(), strict=True):
+        for run, curves in {title: history, **others}.items():
             values = curves.get(curve, [])
             axis.plot(range(1, len(values) + 1), values, label=run, marker="." if len(values) < 30 else None)
         axis.set(title=name, xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    legend = axes[-1] if not hasattr(axes, "__next__") else next(iter(axes), None)
-    if legend is not None:
-        legend.axis("off")
-    figure.suptitle(title)
+    spare.axis("off")
+    if others:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right")
+    else:
+        figure.suptitle(title)
     return figure
 
 

@@ -37,6 +37,7 @@ class Recipe:
     discriminator_sigmoid: bool = True  # False: logits, as BCEWithLogits expects them
     bounded: bool = False  # True: the generator ends in a sigmoid, in WGAN instead of batch normalization and ReLU
     keep_luminance: bool = False  # True: the network's chroma on the given gray, which is not predicted again
+    decay: bool = False  # True: the learning rate falls linearly to 0 over the second half, as in pix2pix's code
     flip: bool = False  # True: about half of the training pictures mirrored left to right, anew in each epoch
 
     def __post_init__(self) -> None:
@@ -54,6 +55,12 @@ class Recipe:
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
         object.__setattr__(self, "betas", tuple(self.betas))  # a recipe read back from JSON has a list there
+
+    def learning_rate_in(self, epoch: int) -> float:
+        """Adam's learning rate in an epoch, counted from 0."""
+        if not self.decay:
+            return self.learning_rate
+        return self.learning_rate * min(1.0, 2 * (1 - epoch / self.epochs))
 
     def as_dict(self) -> dict:
         """Plain values, ready for JSON."""

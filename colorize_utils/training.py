@@ -136,6 +136,9 @@ class Trainer:
         batches.set_position(self.epoch, done=len(self.step_losses))
         label = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
         start = time.perf_counter() - self.epoch_seconds
+        for optimizer in (self.optimizer_g, self.optimizer_d):
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.learning_rate_in(self.epoch)
         self.painter.train()
         done = len(self.step_losses)
         with tqdm(total=len(batches), initial=done, desc=label, leave=False, disable=not progress) as bar:

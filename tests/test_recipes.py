@@ -21,7 +21,14 @@ def test_numbers_are_the_submissions():
 def test_the_submissions_flaws_are_kept_by_default():
     for recipe in RECIPES.values():
         assert recipe.discriminator_sigmoid
-        assert not (recipe.bounded or recipe.keep_luminance or recipe.flip)
+        assert not (recipe.bounded or recipe.keep_luminance or recipe.flip or recipe.decay)
+
+
+def test_decay_is_linear_over_the_second_half():
+    recipe = replace(GAN_L1, epochs=10, decay=True, learning_rate=1.0)
+    rates = [recipe.learning_rate_in(epoch) for epoch in range(10)]
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert {GAN_L1.learning_rate_in(epoch) for epoch in (0, 349)} == {2e-4}
 
 
 def test_recipes_are_frozen_and_survive_json():

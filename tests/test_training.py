@@ -193,6 +193,13 @@ def test_flips_are_used_where_the_recipe_says_so(splits, tmp_path):
     assert plain["generator_loss"] != flipped["generator_loss"]
 
 
+def test_decay_reaches_both_optimizers(splits, tmp_path):
+    run(tiny(GAN_L1, epochs=4, decay=True), splits, tmp_path)
+    state = state_of(tmp_path)
+    for optimizer in ("optimizer_g", "optimizer_d"):
+        assert state[optimizer]["param_groups"][0]["lr"] == pytest.approx(1e-4)  # the last epoch: half of 2e-4
+
+
 def test_the_seed_decides_and_the_global_random_state_is_left_alone(splits, tmp_path):
     torch.manual_seed(123)
     before = torch.get_rng_state()

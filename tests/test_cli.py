@@ -1,0 +1,370 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from colorize_utils import cli, pictures
+from colorize_utils.cli import main
+from colorize_utils.errors import PictureError
+from colorize_utils.generated import generate_flowers
+from colorize_utils.pictures import save_picture
+
+
+@pytest.fixture
+def model(tiny_checkpoint):
+    return ["--model", str(tiny_checkpoint), "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def write(name, size=(30, 20), mode="L", **options):
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.random.default_rng(len(name)).integers(0, 256, size[::-1], dtype=np.uint8)
+    Image.fromarray(levels).convert(mode).save(path, **options)
+    return path
+
+
+def tree():
+    return sorted(path.as_posix() for path in Path().rglob("*") if path.is_file())
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+# ---------------------------------------------------------------- one picture
+
+
+def test_a_photograph_is_colorized_beside_itself(model, capsys):
+    photo = write("photo.png")
+    before = photo.read_bytes()
+    assert run(photo, *model) == 0
+    assert capsys.readouterr().out == "photo-colorized.png\n"
+    colour = Image.open("photo-colorized.png")
+    assert colour.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(colour.convert("L")), np.asarray(Image.open(photo)))
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "format_name"),
+    [
+        ("a.jpg", None, "JPEG"),
+        ("a.tiff", None, "TIFF"),
+        ("a.webp", None, "WEBP"),
+        ("a.bmp", None, "BMP"),
+        ("a.gif", None, "PNG"),
+        ("a.pgm", None, "PNG"),
+        ("a.png", "b.jpg", "JPEG"),
+        ("a.jpg", "below/c.png", "PNG"),
+    ],
+)
+def test_results_have_the_format_asked_for(model, name, output, format_name, capsys):
+    write(name)
+    assert run(name, *(["-o", output] if output else []), *model) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert Image.open(path).format == format_name
+    assert output is None or path == Path(output)
+    assert np.asarray(Image.open(path)).std(axis=-1).max() > 0
+
+
+def test_jpeg_chroma_is_not_subsampled(model):
+    write("a.jpg")
+    assert run("a.jpg", *model) == 0
+    assert all(layer[1:3] == (1, 1) for layer in Image.open("a-colorized.jpg").layer)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_exif_and_icc_are_kept(model, suffix):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112], exif[0x0132] = "my aunt", 6, "1931:05:01 12:00:00"
+    exif.get_ifd(0x8769)[0x9003] = "1931:05:01 12:00:00"
+    exif.get_ifd(0x8825)[1] = "N"
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo = write(f"photo.{suffix}", mode="RGB", exif=exif.tobytes(), icc_profile=icc)
+    assert run(photo, *model) == 0
+    colour = Image.open(f"photo-colorized.{suffix}")
+    assert colour.size == (20, 30)  # turned upright, and no longer said to lie on its side
+    kept = colour.getexif()
+    assert kept[0x010E] == "my aunt"
+    assert kept.get(0x0112, 1) == 1
+    assert kept.get_ifd(0x8769)[0x9003] == "1931:05:01 12:00:00"
+    assert kept.get_ifd(0x8825)[1] == "N"
+    assert colour.info["icc_profile"] == icc
+
+
+def test_broken_exif_does_not_cost_the_picture(model):
+    write("photo.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff and nonsense")
+    assert run("photo.jpg", *model) == 0
+    assert Image.open("photo-colorized.jpg").size == (30, 20)
+
+
+def test_a_gray_icc_profile_is_not_put_on_a_colour_picture(model):
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[16:20] = b"GRAY"
+    write("photo.png", icc_profile=bytes(profile))
+    assert run("photo.png", *model) == 0
+    assert "icc_profile" not in Image.open("photo-colorized.png").info
+
+
+def test_transparency_needs_a_format_that_holds_it(model, capsys):
+    write("photo.png", mode="LA")
+    assert run("photo.png", *model) == 0
+    assert Image.open("photo-colorized.png").mode == "RGBA"
+    assert run("photo.png", "-o", "photo.jpg", *model) == 1
+    assert (
+        "photo.jpg cannot hold the picture's transparency; choose a name that ends in .png" in capsys.readouterr().err
+    )
+
+
+def test_results_are_not_overwritten_unasked_and_originals_never(model, capsys):
+    write("photo.png")
+    Path("photo-colorized.png").write_text("something of mine")
+    assert run("photo.png", *model) == 1
+    assert capsys.readouterr().err == (
+        "error: photo-colorized.png exists already; --overwrite replaces it, -o chooses another name\n"
+    )
+    assert Path("photo-colorized.png").read_text() == "something of mine"
+    assert run("photo.png", "--overwrite", *model) == 0
+    before = Path("photo.png").read_bytes()
+    assert run("photo.png", "-o", "../here/photo.png", "--overwrite", *model) == 1
+    assert "is an original; choose another output" in capsys.readouterr().err
+    assert Path("photo.png").read_bytes() == before
+
+
+def test_strength_and_raw_change_the_result(model):
+    write("photo.png")
+    for name, options in (("a", []), ("b", ["--strength", "0"]), ("c", ["--raw"])):
+        assert run("photo.png", "-o", f"{name}.png", *options, *model) == 0
+    normal, none, raw = (np.asarray(Image.open(f"{name}.png")).astype(int) for name in "abc")
+    assert normal.std(axis=-1).max() > 0
+    assert none.std(axis=-1).max() == 0
+    assert (raw != normal).any()
+
+
+def test_the_sample_is_a_real_photograph(model, capsys):
+    assert run("--sample", *model) == 0
+    assert capsys.readouterr().out == "sample-flower-colorized.png\n"
+    assert Image.open("sample-flower-colorized.png").size == (640, 427)
+    assert Image.open("sample-flower.png").mode == "L"
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_a_folder_gives_the_same_relative_names(model, capsys):
+    for name in ("album/a.jpg", "album/old/b.png", "album/old/c.gif", "album/.hidden.png"):
+        write(name)
+    Path("album/notes.txt").write_text("1931")
+    assert run("album", *model) == 0
+    assert [name for name in tree() if name.startswith("album-colorized")] == [
+        "album-colorized/a.jpg",
+        "album-colorized/old/b.png",
+        "album-colorized/old/c.gif.png",
+    ]
+    assert capsys.readouterr().out == "3 colorized, 0 already there, 0 failed\n"
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(model, capsys):
+    for name in ("album/a.png", "album/b.png"):
+        write(name)
+    assert run("album", "-o", "out", *model) == 0
+    Path("out/b.png").unlink()
+    stamp = Path("out/a.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run("album", "-o", "out", *model) == 0
+    assert capsys.readouterr().out.endswith("out/b.png\n")
+    assert Path("out/a.png").stat().st_mtime_ns == stamp
+    assert run("album", "-o", "out", *model) == 0
+    assert "0 colorized, 2 already there, 0 failed" in capsys.readouterr().out
+
+
+def test_results_inside_the_folder_are_not_colorized_again(model, capsys):
+    write("album/a.png")
+    for _ in range(2):
+        assert run("album", "-o", "album/colour", *model) == 0
+    assert tree() == ["album/a.png", "album/colour/a.png"]
+
+
+def test_unreadable_pictures_are_reported_and_the_rest_done(model, capsys):
+    for name in ("album/a.png", "album/c.png"):
+        write(name)
+    Path("album/b.jpg").write_bytes(b"")
+    assert run("album", *model) == 1
+    captured = capsys.readouterr()
+    assert "error: album/b.jpg is empty (0 bytes); get a fresh copy\n" in captured.err
+    assert captured.out == "2 colorized, 0 already there, 1 failed\n"
+    assert [name for name in tree() if name.startswith("album-")] == ["album-colorized/a.png", "album-colorized/c.png"]
+
+
+def test_several_files_and_folders(model, capsys):
+    for name in ("a.png", "b.png", "album/c.png"):
+        write(name)
+    assert run("a.png", "b.png", "album", "-o", "out", *model) == 0
+    assert [name for name in tree() if name.startswith("out")] == ["out/a.png", "out/album/c.png", "out/b.png"]
+    assert run("a.png", "b.png", *model) == 0
+    assert {"a-colorized.png", "b-colorized.png"} <= set(tree())
+
+
+def test_two_pictures_never_share_a_result(model, capsys):
+    for name in ("one/a.png", "two/a.png"):
+        write(name)
+    assert run("one/a.png", "two/a.png", "-o", "out", *model) == 1
+    assert "out/a.png is another picture's result already" in capsys.readouterr().err
+    before = Path("one/a.png").read_bytes()
+    assert run("one", "-o", "one", "--overwrite", *model) == 1
+    assert Path("one/a.png").read_bytes() == before
+    assert "one/a.png is an original" in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be_used(model, capsys):
+    Path("nothing").mkdir()
+    write("album/a.png")
+    Path("file").write_text("")
+    assert run("nothing", *model) == 1
+    assert "error: nothing holds no pictures" in capsys.readouterr().err
+    assert run("album", "-o", "file", *model) == 1
+    assert "error: file is a file; give a folder" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_too_large_for_memory_is_reported(model, capsys, monkeypatch):
+    write("a.png")
+
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("colorize_utils.inference.Colorizer.colorize", exhausted)
+    assert run("a.png", *model) == 1
+    assert "error: a.png needs more memory than there is" in capsys.readouterr().err
+
+
+def test_a_failed_write_leaves_nothing_behind(monkeypatch):
+    image = Image.new("RGB", (9, 9))
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pictures.Image.Image, "save", full)
+    with pytest.raises(PictureError, match=r"a.png cannot be written: No space left on device"):
+        save_picture(image, Path("a.png"))
+    assert tree() == []
+    with pytest.raises(PictureError, match=r"a.xyz cannot be written: choose a name that ends in .jpg"):
+        save_picture(image, Path("a.xyz"))
+
+
+# ---------------------------------------------------------------- as a program
+
+
+def program(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "colorize_utils", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+
+
+def test_help_answers_at_once_and_loads_no_torch():
+    start = time.perf_counter()
+    result = program("--help")
+    assert time.perf_counter() - start < 5  # some 0.1 s; a loaded machine gets its time
+    assert result.returncode == 0
+    assert "PICTURE" in result.stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, colorize_utils.cli; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+    )
+    assert loaded.stdout == "False\n"
+    for command in ("train", "evaluate"):
+        assert "--data" in program(command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["missing.jpg"], 1, "error: missing.jpg does not exist; check the path"),
+        (["a.png", "--model", "no-such-model"], 1, "error: no-such-model is neither a file nor a known checkpoint"),
+        ([], 2, "give a picture or a folder"),
+        (["a.png", "--strength", "9"], 2, "--strength must lie in 0 … 4, got 9"),
+        (["a.png", "--sample"], 2, "--sample takes no pictures"),
+        (["a.png", "--colour"], 2, "unrecognized arguments: --colour"),
+        (["train", "vgg"], 2, "invalid choice: 'vgg'"),
+        (["train", "gan-l1", "--size", "50"], 2, "size must be a multiple of 32, got 50"),
+        (["train", "gan-l1", "--data", "nowhere"], 1, "error: nowhere is not a folder"),
+        (["evaluate", "nowhere.pth"], 1, "error: nowhere.pth is neither a file"),
+    ],
+)
+def test_errors_are_one_line_on_stderr_and_a_status(arguments, status, message, capsys):
+    if status == 2:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    else:
+        assert main(arguments) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert status == 2 or captured.err.count("\n") == 1
+
+
+def test_a_program_that_fails_says_so_to_the_shell():
+    result = program("missing.jpg")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: missing.jpg does not exist; check the path\n"
+
+
+def test_models_are_listed(capsys):
+    assert run("--list-models") == 0
+    out = capsys.readouterr().out
+    assert "original-gan-l1: " in out
+    assert "flowers-64 (default): " in out
+
+
+def test_an_interrupt_is_no_trace(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_colorize", interrupted)
+    assert run("a.png") == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_train_then_evaluate_then_colorize(capsys):
+    small = ["--size", "32", "--width", "0.0625", "--epochs", "2", "--batch-size", "8", "--count", "40"]
+    arguments = ["train", "gan-l1", "--data", "generated", *small, "--keep-luminance", "--device", "cpu", "--quiet"]
+    assert run(*arguments) == 0
+    out = capsys.readouterr().out
+    assert "gan-l1 at 32×32, width 0.0625: 32 training, 4 validation pictures, 0 left out" in out
+    assert "epoch 2/2" in out
+    assert tree() == [
+        f"runs/gan-l1/{name}"
+        for name in ("best.safetensors", "curves.png", "history.json", "last.safetensors", "state.pt")
+    ]
+    assert run(*arguments) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert run(*arguments, "--resume") == 0
+
+    best = "runs/gan-l1/best.safetensors"
+    capsys.readouterr()
+    evaluation = ["evaluate", best, "--data", "generated", "--count", "40", "--size", "32", "--limit", "3", "--quiet"]
+    assert run(*evaluation, "--json", "scores.json") == 0
+    out = capsys.readouterr().out
+    assert "3 pictures of the test split at 32×32" in out
+    assert [line.split("|")[1].strip() for line in out.splitlines()[4:]] == [
+        "gray",
+        "gray + mean chroma",
+        "best.safetensors",
+    ]
+    assert '"pictures": 3' in Path("scores.json").read_text()
+
+    Image.fromarray(generate_flowers(1, 90)[0]).convert("L").save("photo.png")
+    assert run("photo.png", "--model", best) == 0
+    assert os.path.exists("photo-colorized.png")
