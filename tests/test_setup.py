@@ -1,0 +1,162 @@
+"""The project as a whole: what it installs, what it ships, how its parts may depend on each other."""
+
+import ast
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+from PIL import Image
+from safetensors import safe_open
+
+from colorize_utils.checkpoints import BUNDLED, CATALOGUE, DEFAULT, verify
+from colorize_utils.data import sample_photograph
+from colorize_utils.inference import Colorizer
+
+ROOT = Path(__file__).parent.parent
+COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lacks the notebooks install
+    "gdown": "5.2.2",
+    "ipywidgets": "7.7.1",
+    "matplotlib": "3.10.0",
+    "numpy": "2.1.3",
+    "pillow": "11.3.0",
+    "safetensors": "0.8.0",
+    "scipy": "1.16.3",
+    "torch": "2.11.0",
+    "torchvision": "0.26.0",
+    "tqdm": "4.67.3",
+}
+# Who may import whom: each from those before it only.
+LAYERS = [
+    "__init__",
+    "errors files luminance generated recipes",
+    "models pictures losses cache",
+    "devices data",
+    "metrics checkpoints plots",
+    "training inference",
+    "folders",
+    "cli",
+    "__main__",
+]
+
+
+def requirements():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def tracked(*patterns):
+    names = subprocess.run(["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in names.stdout.splitlines()]
+
+
+def test_requirements_are_lower_bounds_that_colab_meets():
+    for requirement in requirements():
+        assert [specifier.operator for specifier in requirement.specifier] == [">="], requirement
+        if requirement.name in COLAB:
+            assert requirement.specifier.contains(COLAB[requirement.name]), requirement
+
+
+def test_the_packages_that_were_fixed_are_required():
+    fixed = {"torch", "torchvision", "pytorch-msssim", "matplotlib", "ipywidgets", "gdown", "nbval"}
+    assert fixed <= {requirement.name for requirement in requirements()}
+
+
+def test_environment_says_what_requirements_say():
+    lines = re.findall(r"^      - (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    assert lines == (ROOT / "requirements.txt").read_text().split()
+
+
+def test_constraints_pin_exactly_what_is_installed_here_and_required():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, version = line.split("==")
+            pins[re.sub(r"[-_.]+", "-", name).lower()] = version
+    development = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
+    for requirement in [*requirements(), *map(Requirement, development)]:
+        assert requirement.specifier.contains(pins[requirement.name]), requirement
+
+
+def test_the_repositorys_address_stands_once():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    address = project["urls"]["Repository"]
+    holders = [
+        path.name for path in tracked() if path.suffix != ".ipynb" and address in path.read_text(errors="ignore")
+    ]
+    assert holders == ["pyproject.toml"]
+
+
+def test_parts_import_downwards_only():
+    level = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+    for path in tracked("colorize_utils/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("colorize_utils"):
+                inner = node.module.removeprefix("colorize_utils").removeprefix(".")
+                for name in [inner] if inner else [alias.name for alias in node.names]:
+                    used = level.get(name, 0)  # a name of the package itself, such as __version__
+                    assert used < level[path.stem] or used == 0, f"{path.name} imports {name}"
+    assert {path.stem for path in tracked("colorize_utils/*.py")} == set(level)
+
+
+def test_importing_everything_downloads_seeds_and_shows_nothing():
+    script = """
+import socket, sys, random
+import torch
+socket.socket.connect = lambda *_: sys.exit("the network was used")
+torch.manual_seed(5)
+before = torch.get_rng_state(), random.getstate()
+import colorize_utils.cli, colorize_utils.folders, colorize_utils.plots, colorize_utils.training
+assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
+print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_the_version_is_the_packages():
+    assert Version(metadata.version("colorize_utils"))
+
+
+# ---------------------------------------------------------------- the bundled weights
+
+
+def test_bundled_weights_are_what_the_catalogue_says():
+    entry = CATALOGUE[DEFAULT]
+    assert entry.sources[0].startswith("bundled:")
+    path = BUNDLED / entry.sources[0].removeprefix("bundled:")
+    assert verify(path, entry) == entry.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size == entry.bytes <= 25_000_000
+    with safe_open(path, "pt") as file:
+        assert {"recipe", "architecture", "width", "size", "metrics", "versions"} <= set(file.metadata())
+
+
+def test_the_model_card_names_the_file_and_its_checksum():
+    card = (BUNDLED / "README.md").read_text()
+    assert CATALOGUE[DEFAULT].sha256 in card
+    assert CATALOGUE[DEFAULT].sources[0].removeprefix("bundled:") in card
+
+
+def test_the_default_colorizer_gives_a_photograph_its_leaves_back():
+    """The sample is a flower before dark leaves: there is colour, and behind the flower it is green."""
+    gray = sample_photograph()
+    colour = Colorizer.from_checkpoint(device="cpu").colorize(gray)
+    assert colour.size == gray.size
+    np.testing.assert_array_equal(np.asarray(colour.convert("L")), np.asarray(gray))
+    red, green, blue = np.asarray(colour, float)[20:200, 20:120].reshape(-1, 3).mean(axis=0)
+    assert green > red + 2
+    assert green > blue + 2
+
+
+@pytest.mark.parametrize("level", [0, 60, 128, 200, 255])
+def test_the_default_colorizer_stays_calm_where_there_is_nothing(level):
+    rgb = np.asarray(Colorizer.from_checkpoint(device="cpu").colorize(Image.new("L", (200, 150), level))).astype(int)
+    assert (rgb.max(axis=-1) - rgb.min(axis=-1)).mean() < 60
