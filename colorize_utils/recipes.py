@@ -20,10 +20,10 @@ class Recipe:
     epochs: int = 350
     size: int = 256
     width: float = 1.0
-    # "4 batches - 255 images" in the submission are its epoch, 1,020 pictures, the official training split. A step takes
-    # 0.7 GB a picture at 256×256 in fp32, the critic's penalty included: 255 at once would take 180 GB, 16 some 13, and 8
-    # fit a 16 GB T4 in every precision. Adding up gradients over smaller batches would give the submission's 4 steps an
-    # epoch, but not its batch statistics.
+    # "4 batches - 255 images" in the submission are its epoch: 1,020 pictures, the official training split. A step
+    # takes 0.7 GB a picture at 256×256 in fp32, the critic's penalty included: 255 at once would take 180 GB, 16 some
+    # 13, and 8 fit a 16 GB T4 in every precision. Adding up gradients over smaller batches would give the
+    # submission's 4 steps an epoch, but not its batch statistics.
     batch_size: int = 8
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
