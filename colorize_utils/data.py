@@ -13,6 +13,7 @@ between them. The pictures are decoded and resized once and cached (cache.py).
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -214,23 +215,27 @@ def _split_folder(part: DecodedPictures, seed: int) -> list[DecodedPictures]:
 class EpochBatches(Sampler[list[int]]):
     """Batches of indices in an order that follows from (seed, epoch) alone, so that a resumed run sees the same ones.
 
+    A last batch of a single picture joins the one before: batch normalization has nothing to average in it.
     `set_position(epoch, done)` chooses the epoch and how many of its batches to leave out at its start.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int = 0):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.count, self.seed = count, seed
+        self.starts = list(range(0, count, batch_size))
+        if batch_size > 1 and len(self.starts) > 1 and count - self.starts[-1] == 1:
+            self.starts.pop()
         self.epoch = self.done = 0
 
     def set_position(self, epoch: int, done: int = 0) -> None:
         self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.count, generator=generator_for(self.seed, self.epoch)).tolist()
-        for start in range(self.done * self.batch_size, self.count, self.batch_size):
-            yield order[start : start + self.batch_size]
+        for start, end in list(pairwise([*self.starts, self.count]))[self.done :]:
+            yield order[start:end]
 
 
 def generator_for(*numbers: int) -> torch.Generator:

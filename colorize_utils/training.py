@@ -12,6 +12,7 @@ weights, to the bit on the CPU, as one that never stopped.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,8 +50,11 @@ class Trainer:
         self.painter = LuminanceKept(self.generator) if recipe.keep_luminance else self.generator
         if recipe.adversary == "critic":
             self.discriminator: nn.Module = Critic(recipe.width).to(device)
+            self.separating_loss, self.fooling_loss = losses.critic_loss, losses.wasserstein_loss
         else:
             self.discriminator = Discriminator(recipe.width, recipe.discriminator_sigmoid).to(device)
+            self.separating_loss, self.fooling_loss = losses.discriminator_loss, losses.adversarial_loss
+        self.reconstruction_loss = losses.RECONSTRUCTION[recipe.reconstruction]
         adam = {"lr": recipe.learning_rate, "betas": recipe.betas, "fused": device.type in ("cpu", "cuda")}
         self.optimizer_g = Adam(self.generator.parameters(), **adam)
         self.optimizer_d = Adam(self.discriminator.parameters(), **adam)
@@ -73,12 +77,8 @@ class Trainer:
             d_loss = self.update_discriminator(real_batch, fake_batch, random)
 
         with frozen(self.discriminator), self.precision.autocast():
-            fake_scores = self.discriminator(fake)
-            if recipe.adversary == "critic":
-                adversarial = losses.wasserstein_loss(fake_scores.float())
-            else:
-                adversarial = losses.adversarial_loss(fake_scores.float())
-            reconstruction = losses.RECONSTRUCTION[recipe.reconstruction](fake, real)
+            adversarial = self.fooling_loss(self.discriminator(fake).float())
+            reconstruction = self.reconstruction_loss(fake, real)
             g_loss = recipe.lambda_adv * adversarial + recipe.lambda_rec * reconstruction
             self.precision.backward(g_loss, "generator")
         self.precision.step(self.optimizer_g, "generator")
@@ -115,12 +115,10 @@ class Trainer:
         for real_part, fake_part in zip(real.split(part), fake.split(part), strict=True):
             with self.precision.autocast():
                 real_scores, fake_scores = self.discriminator(real_part), self.discriminator(fake_part)
+                loss = self.separating_loss(real_scores.float(), fake_scores.float())
                 if self.recipe.adversary == "critic":
-                    loss = losses.critic_loss(real_scores.float(), fake_scores.float())
                     penalty = losses.gradient_penalty(self.discriminator, real_part, fake_part, random)
                     loss = loss + self.recipe.lambda_gp * penalty
-                else:
-                    loss = losses.discriminator_loss(real_scores.float(), fake_scores.float())
             loss = loss * (len(real_part) / len(real))
             self.precision.backward(loss, "discriminator")
             total += loss.detach()
@@ -158,6 +156,8 @@ class Trainer:
         means = torch.stack(self.step_losses).double().mean(dim=0).tolist()
         loader = make_loader(self.splits.val, self.recipe.batch_size)
         validation: Validation = validate(self.painter, losses.RECONSTRUCTION["mse"], loader)
+        if not math.isfinite(validation.loss):
+            raise Diverged(f"the validation loss became NaN or infinite after epoch {self.epoch + 1}")
         numbers = dict(zip(STEP_LOSSES, means, strict=True)) | {
             "validation_loss": validation.loss,
             "psnr": validation.psnr,
@@ -249,10 +249,14 @@ def train(
         keeping luminance if the recipe says so.
 
     The global random state is put back afterwards. Raises TrainingError where a loss turns NaN or infinite (the message
-    names epoch, step and last good checkpoint), memory runs out, or `folder` holds another run.
+    names epoch, step and last good checkpoint), memory runs out, the pictures have another size than the recipe, or
+    `folder` holds another run.
     """
     folder = Path(folder)
     device = choose_device(device)
+    size = splits.train.pictures.shape[1]
+    if size != recipe.size:
+        raise TrainingError(f"the pictures are {size}×{size}, the recipe is for {recipe.size}×{recipe.size}")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         trainer = Trainer(recipe, splits, device, precision, seed)

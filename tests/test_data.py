@@ -331,6 +331,13 @@ def test_epoch_batches_follow_from_seed_and_epoch_alone():
     assert len(batches) == 3
 
 
+def test_a_last_batch_of_one_joins_the_one_before():
+    assert [len(batch) for batch in EpochBatches(9, 4)] == [4, 5]
+    assert len(EpochBatches(9, 4)) == 2
+    assert [len(batch) for batch in EpochBatches(1, 4)] == [1]
+    assert [len(batch) for batch in EpochBatches(3, 1)] == [1, 1, 1]
+
+
 def test_generators_of_different_numbers_differ():
     streams = {
         tuple(torch.rand(2, generator=generator_for(*numbers)).tolist())

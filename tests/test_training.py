@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from colorize_utils import losses
+from colorize_utils import losses, training
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.data import generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
 from colorize_utils.errors import TrainingError
-from colorize_utils.metrics import gray_floor, mean_chroma_floor, scoreboard
+from colorize_utils.metrics import Validation, gray_floor, mean_chroma_floor, scoreboard
 from colorize_utils.models import UNet
 from colorize_utils.recipes import GAN_L1, GAN_MSE, RECIPES, WGAN_GP
 from colorize_utils.training import CURVES, Diverged, Trainer, train
@@ -330,6 +330,18 @@ def test_weights_that_turn_infinite_are_never_saved(splits, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_validation_loss_that_is_not_finite_stops_the_run(splits, tmp_path, monkeypatch):
+    nan = float("nan")
+    monkeypatch.setattr(training, "validate", lambda *_: Validation(nan, 1.0, 1.0, 1.0))
+    with pytest.raises(Diverged, match=r"validation loss became NaN or infinite after epoch 1; last good .* none yet"):
+        run(tiny(GAN_L1), splits, tmp_path)
+
+
+def test_pictures_of_another_size_are_told(splits, tmp_path):
+    with pytest.raises(TrainingError, match="the pictures are 32×32, the recipe is for 64×64"):
+        run(tiny(GAN_L1, size=64), splits, tmp_path)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -350,7 +362,7 @@ def test_out_of_memory_gives_advice(splits, tmp_path, monkeypatch, error):
 
 
 def test_other_errors_are_not_dressed_up(splits, tmp_path, monkeypatch):
-    monkeypatch.setattr(losses, "adversarial_loss", lambda _: 1 / 0)
+    monkeypatch.setattr(losses, "adversarial_loss", lambda _: 1 / 0)  # before the trainer picks its losses
     with pytest.raises(ZeroDivisionError):
         run(tiny(GAN_L1), splits, tmp_path)
 
