@@ -255,7 +255,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
     kind = _file_kind(path, path.name)
     if kind == "safetensors":
         try:
-            return Weights(load_file(path), _read_metadata(path))
+            return Weights(_plain_state(load_file(path), path.name), _read_metadata(path))
         except (SafetensorError, ValueError) as error:
             raise CheckpointError(f"{path.name} is damaged or cut short ({error}); download it again") from error
     try:

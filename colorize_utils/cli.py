@@ -92,10 +92,11 @@ def _colorize(arguments: list[str]) -> int:
     if not 0 <= options.strength <= 4:
         parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
 
+    from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.folders import colorize_files
     from colorize_utils.inference import Colorizer
 
-    colorizer = Colorizer.from_checkpoint(options.model, options.device, progress=not options.quiet)
+    colorizer = Colorizer.from_checkpoint(options.model or DEFAULT, options.device, progress=not options.quiet)
     report = colorize_files(
         colorizer,
         options.pictures or [_sample()],

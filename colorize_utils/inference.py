@@ -45,15 +45,15 @@ class Colorizer:
     @classmethod
     def from_checkpoint(
         cls,
-        name_or_path: str | os.PathLike | None = None,
+        name_or_path: str | os.PathLike = DEFAULT,
         device: str | torch.device | None = None,
         progress: bool = True,
     ) -> "Colorizer":
-        """A colorizer from a checkpoint of the catalogue or from a file; None is `DEFAULT`, the bundled one.
+        """A colorizer from a checkpoint of the catalogue, by default the bundled one, or from a file.
 
         Architecture and width are recognised from the file. Raises CheckpointError (checkpoints.py).
         """
-        loaded = load_generator(name_or_path or DEFAULT, progress=progress)
+        loaded = load_generator(name_or_path, progress=progress)
         return cls(loaded.network, loaded.size, loaded.name, device)
 
     def colorize(self, picture, keep_luminance: bool = True, strength: float = 1.0) -> Image.Image:

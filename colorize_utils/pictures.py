@@ -50,7 +50,7 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
 
     Raises PictureError where it is missing, empty, cut short, no picture, or larger than `MAX_PIXELS`.
     """
-    name = "the picture"
+    name = _name(picture)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -60,9 +60,8 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
                 _require_content(name, len(picture))
                 image = Image.open(io.BytesIO(picture))
             else:
-                name = os.fspath(picture)
-                _require_content(name, os.stat(name).st_size)
-                image = Image.open(name)
+                _require_content(name, os.stat(picture).st_size)
+                image = Image.open(picture)
             _require_size(name, image.size)
             image.load()
             return ImageOps.exif_transpose(image)
@@ -78,6 +77,10 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
         raise PictureError(f"{name} may not be read; check its permissions") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
         raise PictureError(f"{name} is damaged or cut short ({error}); get a fresh copy") from error
+
+
+def _name(picture: object) -> str:
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
 
 
 def _require_content(name: str, length: int) -> None:
@@ -120,34 +123,47 @@ def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tens
         picture = (picture if picture.ndim != 3 else picture.permute(1, 2, 0)).numpy()
     if isinstance(picture, np.ndarray):
         return _array_to_gray(picture)
-    image = open_upright(picture)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("LA" if image.mode in ("L", "1", "LA", "La") else "RGBA")
-        return GrayPicture(np.asarray(_to_l(image)), np.asarray(image.getchannel("A")))
-    return GrayPicture(np.asarray(_to_l(image)))
+    image, name = open_upright(picture), _name(picture)
+    try:
+        alpha = _alpha(image)
+        if image.mode.startswith(("I", "F")):
+            values, sixteen = np.asarray(image), image.mode[:2] == "I;"
+            return GrayPicture(_levels(values, name, floats=image.mode == "F", sixteen=sixteen), alpha)
+        return GrayPicture(np.asarray(_to_l(image)), alpha)
+    except (ValueError, OSError) as error:  # a mode that Pillow cannot convert
+        raise PictureError(f"{name} cannot be turned gray ({error}); save it as an 8-bit PNG first") from error
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        return np.asarray(image.getchannel(image.mode[-1]))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return None
+    if image.mode.startswith("I"):  # 16-bit gray, of which one level is transparent
+        return np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
+    return np.asarray(image.convert("RGBA").getchannel("A"))
 
 
 def _to_l(image: Image.Image) -> Image.Image:
-    if image.mode == "L":
-        return image
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_levels(np.asarray(image), floats=image.mode == "F", sixteen=image.mode[:2] == "I;"))
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    if image.mode in ("P", "CMYK", "HSV"):
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode in ("RGBa", "PA"):
+        image = image.convert("RGBA")
+    elif image.mode in ("P", "CMYK", "HSV"):
         image = image.convert("RGB")
     return image.convert("L")
 
 
-def _levels(values: np.ndarray, floats: bool, sixteen: bool) -> np.ndarray:
+def _levels(values: np.ndarray, name: str, floats: bool, sixteen: bool) -> np.ndarray:
     """(H, W) uint8 of wide values, by the range that they are in."""
     values = values.astype(np.float64)
     lowest, highest = values.min(), values.max()  # NaN, if there is one
     if not (lowest >= 0 and highest <= 65535):
-        raise PictureError(
-            f"the picture's values lie in {lowest:g} … {highest:g}; scale them to 0 … 1, 0 … 255 or 0 … 65535"
-        )
+        raise PictureError(f"{name} has values in {lowest:g} … {highest:g}; scale them to 0 … 1, 0 … 255 or 0 … 65535")
     if sixteen or highest > 255:
         values = values / 257
     elif floats and highest <= 1:

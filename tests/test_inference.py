@@ -219,6 +219,23 @@ def test_a_transparent_palette_colour_becomes_alpha(colorizer):
     assert gray_of(colour.convert("RGB"))[1, 1] == 90
 
 
+def test_a_transparent_level_of_16_bits_becomes_alpha(colorizer):
+    levels = np.array([[500, 500 * 2], [257 * 90, 500]], np.uint16)
+    image = Image.fromarray(levels)
+    image.info["transparency"] = 500
+    colour = colorizer.colorize(image)
+    assert np.asarray(colour.getchannel("A")).tolist() == [[0, 255], [255, 0]]
+    assert gray_of(colour.convert("RGB"))[1, 0] == 90
+
+
+def test_a_mode_that_cannot_be_converted_is_told(colorizer, tmp_path, monkeypatch):
+    path = tmp_path / "odd.png"
+    path.write_bytes(encoded(Image.new("P", (9, 9)), "PNG"))
+    monkeypatch.setattr(pictures, "_to_l", lambda _: (_ for _ in ()).throw(ValueError("conversion not supported")))
+    with pytest.raises(PictureError, match=r"odd.png cannot be turned gray .conversion not supported"):
+        colorizer.colorize(path)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(colorizer, orientation):
     levels = np.zeros((24, 40), np.uint8)
@@ -338,7 +355,9 @@ def test_bad_bytes_are_told_too(colorizer, content):
 
 def test_wide_values_out_of_every_range_are_told(colorizer):
     for values in (np.full((2, 2), -1.0), np.full((2, 2), 1e6), np.full((2, 2), np.nan)):
-        with pytest.raises(PictureError, match="scale them to 0 … 1, 0 … 255 or 0 … 65535"):
+        with pytest.raises(
+            PictureError, match=r"the picture has values in .*; scale them to 0 … 1, 0 … 255 or 0 … 65535"
+        ):
             colorizer.colorize(Image.fromarray(values.astype(np.float32)))
 
 
