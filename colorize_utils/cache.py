@@ -88,8 +88,12 @@ def decode(
 
     digest = hashlib.sha256(json.dumps([FORMAT, size, *key, *names]).encode()).hexdigest()[:20]
     entry = Path(folder) / "pictures" / f"{size}-{digest}"
-    if not entry.is_dir():
-        _build(entry, names, read, size, progress)
+    if entry.is_dir():
+        try:
+            return _open(entry, size)
+        except (OSError, ValueError, KeyError):  # damaged: a short file, an index that is no JSON
+            shutil.rmtree(entry, ignore_errors=True)
+    _build(entry, names, read, size, progress)
     return _open(entry, size)
 
 
@@ -134,7 +138,10 @@ def _build(entry: Path, names, read, size: int, progress: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         index = {"names": kept, "gray": gray, "skipped": skipped}
-        (building / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        with open(building / "index.json", "w", encoding="utf-8") as file:
+            json.dump(index, file)
+            file.flush()
+            os.fsync(file.fileno())
         try:
             building.rename(entry)
         except OSError:

@@ -9,9 +9,9 @@ import hashlib
 import http.client
 import json
 import os
-import pickle
 import re
 import struct
+import tempfile
 import urllib.error
 import urllib.request
 import warnings
@@ -122,19 +122,22 @@ def fetch(name_or_path: str | os.PathLike, cache: Path | None = None, progress: 
 def _downloaded(entry: CatalogueEntry, source: str, cache: Path, progress: bool) -> Path:
     path = cache / f"{entry.name}{entry.suffix}"
     pin = path.with_name(path.name + ".sha256")
-    if path.is_file():
-        try:
-            verify(path, entry, _pinned(pin))
-            return path
-        except CheckpointError:
-            path.unlink()  # altered since it was fetched: get it anew
     try:
+        if path.is_file():
+            try:
+                digest = verify(path, entry, _pinned(pin))
+                if _pinned(pin) != digest:
+                    _write_pin(pin, digest, path.name)
+                return path
+            except CheckpointError:
+                path.unlink()  # altered since it was fetched: get it anew
         with written_whole(path) as temporary:
             download = _download_drive if source.startswith("drive:") else _download_http
-            download(source, temporary, f"{entry.name}{entry.suffix}", progress)
-            digest = verify(temporary, entry, _pinned(pin), entry.name + entry.suffix)
-        with written_whole(pin) as temporary:
-            temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+            download(source, temporary, path.name, progress)
+            digest = verify(temporary, entry, _pinned(pin), path.name)
+            if entry.sha256 is None:
+                read_weights(temporary, path.name)  # nothing else tells a whole file from one that was cut short
+        _write_pin(pin, digest, path.name)
     except OSError as error:
         raise CheckpointError(
             f"cannot write to {cache}: {error.strerror or error}; free some space, or set COLORIZE_CACHE to a folder "
@@ -145,7 +148,13 @@ def _downloaded(entry: CatalogueEntry, source: str, cache: Path, progress: bool)
 
 def _pinned(pin: Path) -> str | None:
     """The hash that the first download had, from a file that `sha256sum -c` can read, too."""
-    return pin.read_text(encoding="utf-8").split()[0] if pin.is_file() else None
+    words = pin.read_text(encoding="utf-8").split() if pin.is_file() else []
+    return words[0] if words else None
+
+
+def _write_pin(pin: Path, digest: str, name: str) -> None:
+    with written_whole(pin) as temporary:
+        temporary.write_text(f"{digest}  {name}\n", encoding="utf-8")
 
 
 def _download_http(url: str, target: Path, name: str, progress: bool) -> None:
@@ -178,11 +187,15 @@ def _download_http(url: str, target: Path, name: str, progress: bool) -> None:
 def _download_drive(source: str, target: Path, name: str, progress: bool) -> None:
     import gdown
 
-    try:
-        gdown.download(id=source.removeprefix("drive:"), output=str(target), quiet=not progress)
-    except Exception as error:  # gdown raises its own types, requests' and plain ones; all mean: no file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"Google Drive did not hand over {name} ({reason})") from error
+    # In a folder of its own, since gdown leaves parts of a broken download beside its output.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        output = Path(folder) / name
+        try:
+            gdown.download(id=source.removeprefix("drive:"), output=str(output), quiet=not progress)
+            output.replace(target)
+        except Exception as error:  # gdown raises its own types, requests' and plain ones; all mean: no file
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise CheckpointError(f"Google Drive did not hand over {name} ({reason})") from error
 
 
 def verify(path: Path, entry: CatalogueEntry, pinned: str | None = None, name: str | None = None) -> str:
@@ -242,42 +255,45 @@ class Weights:
     metadata: dict = field(default_factory=dict)
 
 
-def read_weights(path: str | os.PathLike) -> Weights:
+def read_weights(path: str | os.PathLike, name: str | None = None) -> Weights:
     """The state dict in a file: safetensors, or what torch.save wrote, bare or wrapped.
 
     Wrappings that are looked into: `state_dict`, `model_state_dict`, `generator_state_dict`, `generator`, `model`; the
-    prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are taken off.
+    prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are taken off. name: for messages.
 
     Nothing in the file is executed. Raises CheckpointError where it is damaged, holds a pickled module or anything else
     than tensors.
     """
     path = Path(path)
-    kind = _file_kind(path, path.name)
-    if kind == "safetensors":
+    name = name or path.name
+    if _file_kind(path, name) == "safetensors":
         try:
-            return Weights(_plain_state(load_file(path), path.name), _read_metadata(path))
+            return Weights(_plain_state(load_file(path), name), _read_metadata(path))
         except (SafetensorError, ValueError) as error:
-            raise CheckpointError(f"{path.name} is damaged or cut short ({error}); download it again") from error
+            raise CheckpointError(f"{name} is damaged or cut short ({error}); download it again") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on formats that are refused anyway, in a line of our own
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        what = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(_refusal(path.name, what.group(1) if what else None)) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
-        if "TorchScript" in str(error):
-            raise CheckpointError(_refusal(path.name, "a TorchScript program")) from error
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        if (what := _more_than_weights(str(error))) is not None:
+            raise CheckpointError(
+                f"{name} holds more than weights ({what}); loading it could run code, so it is refused. "
+                f"Its owner can save the weights alone: {RESAVE}"
+            ) from error
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path.name} is damaged or cut short ({reason}); download it again") from error
-    return Weights(_plain_state(content, path.name))
+        raise CheckpointError(f"{name} is damaged or cut short ({reason}); download it again") from error
+    return Weights(_plain_state(content, name))
 
 
-def _refusal(name: str, what: str | None) -> str:
-    return (
-        f"{name} holds more than weights{f' ({what})' if what else ''}; loading it could run code, so it is refused. "
-        f"Its owner can save the weights alone: {RESAVE}"
-    )
+def _more_than_weights(message: str) -> str | None:
+    """What a file holds that torch.load refuses under `weights_only`, read from its message; None if it is damaged."""
+    if "TorchScript" in message:
+        return "a TorchScript program"
+    if found := re.search(r"GLOBAL (\S+)", message):
+        return found.group(1)
+    # The opcode 147 names a class on the stack, as pickles do that torch.save did not write.
+    return "a pickled object" if "Unsupported operand 147" in message else None
 
 
 WRAPPINGS = ("generator_state_dict", "generator", "model_state_dict", "state_dict", "model")
@@ -331,7 +347,7 @@ def identify(state: Mapping[str, Tensor]) -> tuple[str, float, bool] | None:
     `bounded` shows in the keys of the WGAN U-Net alone; for the U-Net the file's metadata must say.
     """
     for architecture, key in _FIRST_LAYERS.items():
-        if key in state and state[key].ndim == 4:
+        if key in state and state[key].ndim == 4 and state[key].shape[0]:
             bounded = architecture == "wgan-unet" and "decoder5.block.1.weight" not in state
             return architecture, state[key].shape[0] / BASE_CHANNELS, bounded
     return None
@@ -380,8 +396,10 @@ def load_generator(
     if not all(value.isfinite().all() for value in network.state_dict().values() if value.is_floating_point()):
         raise CheckpointError(f"{path.name} holds NaN or infinite weights: the run that wrote it diverged; use another")
     size = size or weights.metadata.get("size") or (entry.size if entry else 256)
+    if not isinstance(size, int) or size <= 0:
+        raise CheckpointError(f"{path.name} says that its working size is {size!r}: its metadata is damaged")
     name = entry.name if entry else path.name
-    return LoadedGenerator(network.eval(), wanted, width, int(size), name, weights.metadata)
+    return LoadedGenerator(network.eval(), wanted, width, size, name, weights.metadata)
 
 
 def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple | None) -> str:

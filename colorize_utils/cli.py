@@ -13,7 +13,7 @@ Results go to standard output, errors to standard error, one line each. Exit sta
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _colorize(arguments)
     except ColorizeError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -126,6 +129,18 @@ def _sample() -> Path:
     return path
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: whole numbers from `least` up."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, got {value}")
+        return value
+
+    return number
+
+
 def _list_models() -> int:
     from colorize_utils.checkpoints import CATALOGUE, DEFAULT
 
@@ -145,9 +160,9 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         help="a folder that holds flowers-102/, a folder of pictures, or 'generated' "
         "(default: $COLORIZE_DATA, else Flowers-102 is downloaded)",
     )
-    parser.add_argument("--count", type=int, default=200, help="how many generated flowers (default: 200)")
+    parser.add_argument("--count", type=_at_least(10), default=200, help="how many generated flowers (default: 200)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="of every random choice (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -164,7 +179,9 @@ def _train(arguments: list[str]) -> int:
     parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
     parser.add_argument("-o", "--output", type=Path, help="the run's folder (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default: auto)")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto, by the device"
+    )
     parser.add_argument("--save-minutes", type=float, default=5.0, help="minutes between saves (default: 5)")
     group = parser.add_argument_group("recipe", "each replaces the recipe's own value")
     for field in fields(Recipe):
@@ -236,8 +253,8 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("models", nargs="*", help="checkpoints, by name or file (default: the bundled one)")
     _add_data_options(parser)
     parser.add_argument("--split", default="test", choices=("val", "test"), help="which pictures (default: test)")
-    parser.add_argument("--size", type=int, default=64, help="pictures are scored at size×size (default: 64)")
-    parser.add_argument("--limit", type=int, help="score the first LIMIT pictures alone")
+    parser.add_argument("--size", type=_at_least(11), default=64, help="pictures are scored at size×size (default: 64)")
+    parser.add_argument("--limit", type=_at_least(1), help="score the first LIMIT pictures alone")
     parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
     options = parser.parse_args(arguments)
@@ -248,15 +265,17 @@ def _evaluate(arguments: list[str]) -> int:
     from colorize_utils.inference import Colorizer
     from colorize_utils.metrics import format_scores, gray_floor, mean_chroma_floor, scoreboard
 
-    colorizers = [Colorizer.from_checkpoint(model, options.device) for model in options.models or [DEFAULT]]
-    splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=not options.quiet)
+    progress = not options.quiet
+    models = options.models or [DEFAULT]
+    colorizers = {model: Colorizer.from_checkpoint(model, options.device, progress) for model in models}
+    splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=progress)
     dataset = getattr(splits, options.split)
     if options.limit is not None:
         dataset = dataset.head(options.limit)
-    painters = {"gray": gray_floor, "gray + mean chroma": mean_chroma_floor(make_loader(splits.train, 64))}
-    for colorizer in colorizers:
-        painters[colorizer.name] = colorizer.painter(keep_luminance=not options.raw)
-    scores = scoreboard(painters, make_loader(dataset, 64), progress=not options.quiet)
+    predictors = {"gray": gray_floor, "gray + mean chroma": mean_chroma_floor(make_loader(splits.train, 64))}
+    for model, colorizer in colorizers.items():
+        predictors[model] = colorizer.predictor(keep_luminance=not options.raw)
+    scores = scoreboard(predictors, make_loader(dataset, 64), progress)
     print(f"{len(dataset)} pictures of the {options.split} split at {options.size}×{options.size}\n")
     print(format_scores(scores))
     if options.json:

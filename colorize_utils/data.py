@@ -25,8 +25,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from colorize_utils.cache import DecodedPictures, cache_folder, decode, fingerprint
 from colorize_utils.errors import DataError, PictureError
 from colorize_utils.generated import generate_flowers
-from colorize_utils.luminance import LUMA_WEIGHTS
-from colorize_utils.pictures import is_picture, open_upright
+from colorize_utils.luminance import gray_levels
+from colorize_utils.pictures import is_picture, open_upright, to_gray
 
 GENERATED = "generated"  # the name of the source that needs no files
 SPLITS = ("train", "val", "test")
@@ -42,13 +42,6 @@ def unit(levels: Tensor) -> Tensor:
         return levels.to(torch.float32).div(255)
     table = torch.arange(256, dtype=torch.float32).div(255).to(levels.device)
     return table[levels.int()]
-
-
-def gray_levels(levels: Tensor) -> Tensor:
-    """8-bit gray (B, 1, H, W) of 8-bit RGB (B, 3, H, W), as Pillow's `convert("L")` gives it (luminance.py)."""
-    r, g, b = levels.to(torch.int32).unbind(dim=1)
-    wr, wg, wb = LUMA_WEIGHTS
-    return ((wr * r + wg * g + wb * b + 32768) >> 16).to(torch.uint8).unsqueeze(1)
 
 
 class PairDataset(Dataset):
@@ -117,7 +110,7 @@ def load_splits(
     """
     folder = cache_folder() if cache == "default" else cache
     if source is None:
-        source = os.environ.get("COLORIZE_DATA")
+        source = os.environ.get("COLORIZE_DATA") or None
     how = {"size": size, "crop": crop, "folder": folder, "progress": progress}
     if source == GENERATED:
         parts = _generated(count, size, seed)
@@ -131,7 +124,7 @@ def load_splits(
         training = [_without_gray(part) for part in training]
     skipped = [line for part in (*training, val, test) for line in part.skipped]
     if not all(len(part.names) for part in (*training, val, test)):
-        raise DataError(f"{source}: too few pictures for training, validation and test; ten are the least")
+        raise DataError(f"{source}: too few pictures to split into training, validation and test")
     return Splits(_dataset(*training), _dataset(val), _dataset(test), tuple(dict.fromkeys(skipped)))
 
 
@@ -171,7 +164,10 @@ def _flowers102(root: str | Path | None, split: str, size: int, crop: bool, fold
     made_from = [base / "setid.mat", *sorted((base / "jpg").glob("*.jpg"))]
 
     def read(index: int) -> np.ndarray:
-        return _square(flowers[index][0], size, crop)
+        try:
+            return _square(flowers[index][0], size, crop)
+        except OSError as error:
+            raise DataError(f"{base}: picture {index} of the {split} split cannot be read ({error})") from error
 
     names = [f"{split}/{index}" for index in range(len(flowers))]
     key = ["flowers-102", str(base.resolve()), split, str(crop), fingerprint(made_from)]
@@ -187,7 +183,10 @@ def _folder(root: Path, size: int, crop: bool, folder, progress) -> DecodedPictu
 
     def read(index: int) -> np.ndarray:
         try:
-            return _square(open_upright(paths[index]).convert("RGB"), size, crop)
+            picture = open_upright(paths[index])
+            if picture.mode.startswith(("I", "F")):  # wider than 8 bits: Pillow's own conversion would clip
+                picture = Image.fromarray(to_gray(picture).gray)
+            return _square(picture.convert("RGB"), size, crop)
         except PictureError as error:
             raise DataError(str(error)) from error
 

@@ -6,13 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from colorize_utils.errors import DeviceError
+
 BF16_CAPABILITY = 8  # compute capability from which bf16 is real: a T4 (7.5) claims it and emulates it slowly
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, else CUDA, else Apple's MPS, else the CPU."""
+    """The device asked for, else CUDA, else Apple's MPS, else the CPU.
+
+    Raises DeviceError where the one asked for is not there.
+    """
     if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise DeviceError(f"there is no device {str(device)!r} here; leave it out, or take cpu") from error
         return torch.device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -27,6 +36,13 @@ def choose_precision(device: torch.device) -> str:
         return "fp32"
     major, _ = torch.cuda.get_device_capability(device)
     return "bf16" if major >= BF16_CAPABILITY else "fp16"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device or of the machine did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(phrase in str(error).lower() for phrase in ("out of memory", "can't allocate"))  # MPS, CPU
 
 
 class Precision:

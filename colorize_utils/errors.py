@@ -22,3 +22,7 @@ class CheckpointError(ColorizeError):
 
 class TrainingError(ColorizeError):
     """A training run that cannot go on: diverged, out of memory, or resumed with other settings."""
+
+
+class DeviceError(ColorizeError):
+    """A device that this machine does not have."""

@@ -1,10 +1,14 @@
 """Files that are either whole or not there."""
 
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_ABANDONED = 3600  # seconds after which a temporary file that nobody writes to is taken away
 
 
 @contextmanager
@@ -12,7 +16,11 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes `path`'s place when the block ends well, and is deleted
     when it does not. Readers see the old file or the new one, never a part; so does whoever pulls the plug."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    prefix = f".{path.stem[:40]}-part-"  # names have at most 255 bytes
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*{path.suffix}"):
+        if time.time() - leftover.stat().st_mtime > _ABANDONED:  # by a process that was killed
+            leftover.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     temporary = Path(name)
     os.close(handle)
     try:

@@ -1,11 +1,13 @@
 """Pictures by the folder: what goes where, what is left alone, and a report of it all."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from colorize_utils.devices import is_out_of_memory
 from colorize_utils.errors import PictureError
 from colorize_utils.inference import Colorizer
 from colorize_utils.pictures import WRITABLE, is_picture, save_picture
@@ -52,17 +54,20 @@ def colorize_files(
                 raise PictureError(f"{target} is an original; choose another output")
             if target in targets:
                 raise PictureError(f"{original}: {target} is another picture's result already; rename one of them")
-            targets.add(target)
             if target.exists() and not overwrite:
                 if single:
                     raise PictureError(f"{target} exists already; --overwrite replaces it, -o chooses another name")
+                targets.add(target)
                 report.skipped.append(target)
                 continue
             save_picture(colorizer.colorize(original, **how), target, original)
+            targets.add(target)
             report.written.append(target)
         except PictureError as error:
             report.failed.append(str(error))
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             report.failed.append(f"{original} needs more memory than there is; make it smaller")
     return report
 
@@ -74,14 +79,17 @@ def _jobs(pictures: Iterable[Path], output: Path | None, report: Report) -> Iter
         if not given.is_dir():
             yield given, _file_target(given, output, several=len(pictures) > 1)
             continue
-        folder = output or given.with_name(given.resolve().name + ADDITION)
+        name = Path(os.path.abspath(given)).name  # of "." and ".." too; a link keeps its own
+        folder = output or Path(os.path.abspath(given)).with_name(name + ADDITION)
+        if output is None and given.name not in ("", ".."):
+            folder = given.with_name(name + ADDITION)
         if len(pictures) > 1 and output is not None:
-            folder = output / given.resolve().name
+            folder = output / name
         if folder.is_file():
             report.failed.append(f"{folder} is a file; give a folder for the results of {given}")
             continue
         found = [path for path in sorted(given.rglob("*")) if is_picture(path)]
-        if folder.resolve() != given.resolve():  # else colorize_files says that these are originals
+        if given.resolve() in folder.resolve().parents:  # results among the originals are no originals
             found = [path for path in found if folder.resolve() not in path.resolve().parents]
         if not found:
             report.failed.append(f"{given} holds no pictures; give a folder of JPEG, PNG, TIFF or WebP files")

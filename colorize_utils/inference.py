@@ -30,8 +30,8 @@ _BAND = 1 << 18  # pixels merged at a time: bounds the memory of a large photogr
 class Colorizer:
     """A generator made ready for people's own pictures.
 
-    network: gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]. size: its working size, pixels a side of a square;
-    other aspects get the same area. name: for tables and file names.
+    network: gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]; it is put into evaluation mode, on `device`.
+    size: its working size, pixels a side of a square; other aspects get the same area. name: for tables.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class Colorizer:
             return Image.fromarray(rgb)
         return Image.fromarray(np.dstack([rgb, source.alpha]))
 
-    def painter(self, keep_luminance: bool = True) -> Callable[[Tensor], Tensor]:
+    def predictor(self, keep_luminance: bool = True) -> Callable[[Tensor], Tensor]:
         """`colorize` on batches, gray (B, 1, H, W) → colour (B, 3, H, W) in [0, 1], for the scoreboard: by way of the
         8-bit pictures that people get."""
 
-        def paint(gray: Tensor) -> Tensor:
+        def predict(gray: Tensor) -> Tensor:
             levels = (255 * gray).round().byte().squeeze(1).cpu().numpy()  # (B, H, W)
             pictures = [np.asarray(self.colorize(picture, keep_luminance)) for picture in levels]
             return unit(torch.from_numpy(np.stack(pictures))).permute(0, 3, 1, 2).to(gray.device)
 
-        return paint
+        return predict
 
     def _chroma(self, gray: np.ndarray) -> Tensor:
         """The network's chroma (3, h, w) of a gray picture (H, W), on the scale of [0, 1], at working size."""
@@ -119,11 +119,14 @@ def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.
     """(H, W, 3) uint8: `small` (3, h, w) enlarged to `gray`'s (H, W) smoothly, finished in bands of rows.
 
     finish(gray_band (b, W), planes (3, b, W)) → (b, W, 3) uint8. Bicubic interpolation is separable: the columns are
-    enlarged once, the rows band by band, as a product with the rows of the interpolation matrix.
+    enlarged once, the rows band by band, as a product with the rows of the interpolation matrix. Tall pictures are
+    taken on their side, so that the matrix, which has a row for each of the picture's, stays small.
     """
     height, width = gray.shape
-    columns = small @ _interpolation(small.shape[2], width).T  # (3, h, W)
-    rows = _interpolation(small.shape[1], height)  # (H, h)
+    if height > width:
+        return _in_bands(small.mT, np.ascontiguousarray(gray.T), finish).transpose(1, 0, 2)
+    columns = _enlarge(small[None], small.shape[1], width)[0]  # (3, h, W)
+    rows = _enlarge(torch.eye(small.shape[1])[None, None], height, small.shape[1])[0, 0]  # (H, h)
     result = np.empty((height, width, 3), np.uint8)
 
     def band(start: int) -> None:
@@ -140,11 +143,9 @@ def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.
     return result
 
 
-def _interpolation(source: int, target: int) -> Tensor:
-    """The matrix (target, source) that resamples a line of `source` values to `target`: bicubic, antialiased where it
-    makes the line shorter."""
-    identity = torch.eye(source)[None, None]
-    return F.interpolate(identity, size=(target, source), mode="bicubic", antialias=True)[0, 0]
+def _enlarge(planes: Tensor, height: int, width: int) -> Tensor:
+    """Bicubic, and antialiased where a side becomes shorter; (B, C, h, w) → (B, C, height, width)."""
+    return F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
 
 
 def _clamped(_: np.ndarray, colour: np.ndarray) -> np.ndarray:

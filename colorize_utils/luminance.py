@@ -16,11 +16,11 @@ LUMA_WEIGHTS = (19595, 38470, 7471)  # of R, G, B, in 1/65536; they add up to ex
 _ROUND = 32768  # half of 65536: rounds the shift to nearest
 
 
-def luma_bytes(rgb: np.ndarray) -> np.ndarray:
-    """Gray (..., ) of 8-bit RGB (..., 3), both uint8: equal to `Image.convert("L")`, byte for byte."""
-    r, g, b = (rgb[..., channel].astype(np.uint32) for channel in range(3))
+def gray_levels(levels: Tensor) -> Tensor:
+    """8-bit gray (B, 1, H, W) of 8-bit RGB (B, 3, H, W): equal to `Image.convert("L")`, byte for byte."""
+    r, g, b = levels.to(torch.int32).unbind(dim=1)
     wr, wg, wb = LUMA_WEIGHTS
-    return ((wr * r + wg * g + wb * b + _ROUND) >> 16).astype(np.uint8)
+    return ((wr * r + wg * g + wb * b + _ROUND) >> 16).to(torch.uint8).unsqueeze(1)
 
 
 def luma(colour: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class Score:
     milliseconds: float
 
 
-Painter = Callable[[Tensor], Tensor]  # gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]
+Predictor = Callable[[Tensor], Tensor]  # gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]
 
 
 def gray_floor(gray: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def gray_floor(gray: Tensor) -> Tensor:
     return gray.expand(-1, 3, -1, -1)
 
 
-def mean_chroma_floor(loader: DataLoader) -> Painter:
+def mean_chroma_floor(loader: DataLoader) -> Predictor:
     """The next trivial answer: gray plus the mean chroma of the training pictures, the same at every pixel."""
     total, pixels = torch.zeros(3, dtype=torch.float64), 0
     for colour, _ in loader:
@@ -197,24 +197,24 @@ def mean_chroma_floor(loader: DataLoader) -> Painter:
 
 @torch.no_grad()
 def scoreboard(
-    painters: Mapping[str, Painter], batches: Iterable[tuple[Tensor, Tensor]], progress: bool = False
+    predictors: Mapping[str, Predictor], batches: Iterable[tuple[Tensor, Tensor]], progress: bool = False
 ) -> list[Score]:
-    """Every painter on the same pictures, averaged over pictures; one `Score` each, in the order given.
+    """Every predictor on the same pictures, averaged over pictures; one `Score` each, in the order given.
 
-    batches: (colour, gray) pairs as a loader gives them, gone through once. What a painter returns is clamped to
+    batches: (colour, gray) pairs as a loader gives them, gone through once. What a predictor returns is clamped to
     [0, 1]. The colourfulness ratio is the mean over pictures divided by the mean over the originals.
     """
     from tqdm.auto import tqdm
 
-    sums = {name: torch.zeros(6, dtype=torch.float64) for name in painters}
-    seconds = dict.fromkeys(painters, 0.0)
+    sums = {name: torch.zeros(6, dtype=torch.float64) for name in predictors}
+    seconds = dict.fromkeys(predictors, 0.0)
     pictures, original_colourfulness = 0, 0.0
     for real, gray in tqdm(batches, desc="scoring", unit="batch", disable=not progress):
         pictures += len(real)
         original_colourfulness += colourfulness(real).sum().item()
-        for name, paint in painters.items():
+        for name, predict in predictors.items():
             start = time.perf_counter()
-            fake = paint(gray).to(real.device)
+            fake = predict(gray).to(real.device)
             seconds[name] += time.perf_counter() - start
             fake = fake.clamp(0, 1)
             errors = mse(fake, real)

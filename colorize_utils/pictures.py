@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+import torch
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from colorize_utils.errors import PictureError
@@ -33,6 +34,16 @@ SAVE_OPTIONS = {
 }  # TIFF stays uncompressed: compressed, Pillow cannot write EXIF into it
 HOLDS_ALPHA = {"PNG", "TIFF", "WEBP"}
 MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: 0.5 GB of RGB
+_ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values:
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What EXIF says of the scene and the camera, by tag: description, maker, model, software, date, artist, copyright,
 # rating, Windows' title to subject; and the sub-directories of exposure and place. A TIFF file's own directory has the
 # layout of its pixels besides, the orientation is applied, and a thumbnail would still be gray.
@@ -53,7 +64,7 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
     name = _name(picture)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # Pillow's, on large pictures and odd metadata
             if isinstance(picture, Image.Image):
                 image = picture
             elif isinstance(picture, (bytes, bytearray, memoryview)):
@@ -64,7 +75,7 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
                 image = Image.open(picture)
             _require_size(name, image.size)
             image.load()
-            return ImageOps.exif_transpose(image)
+            return _upright(image)
     except UnidentifiedImageError as error:
         raise PictureError(f"{name} is not a picture that can be read; give a JPEG, PNG, TIFF or WebP file") from error
     except Image.DecompressionBombError as error:
@@ -77,6 +88,15 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
         raise PictureError(f"{name} may not be read; check its permissions") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
         raise PictureError(f"{name} is damaged or cut short ({error}); get a fresh copy") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # anything may stand in EXIF, and Pillow's parser raises as much; the picture itself is whole
+        orientation = None
+    method = _TURNS.get(orientation)
+    return image if method is None else image.transpose(method)
 
 
 def _name(picture: object) -> str:
@@ -120,6 +140,7 @@ def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tens
     """
     if isinstance(picture, Tensor):
         picture = picture.detach().cpu()
+        picture = picture.float() if picture.dtype in (torch.float16, torch.bfloat16) else picture
         picture = (picture if picture.ndim != 3 else picture.permute(1, 2, 0)).numpy()
     if isinstance(picture, np.ndarray):
         return _array_to_gray(picture)
@@ -137,11 +158,10 @@ def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tens
 def _alpha(image: Image.Image) -> np.ndarray | None:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         return np.asarray(image.getchannel(image.mode[-1]))
-    transparent = image.info.get("transparency")
-    if transparent is None:
+    if image.mode.startswith("I") and "transparency" in image.info:  # 16-bit gray, of which one level is transparent
+        return np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    if not image.has_transparency_data:
         return None
-    if image.mode.startswith("I"):  # 16-bit gray, of which one level is transparent
-        return np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
     return np.asarray(image.convert("RGBA").getchannel("A"))
 
 
@@ -166,8 +186,8 @@ def _levels(values: np.ndarray, name: str, floats: bool, sixteen: bool) -> np.nd
         raise PictureError(f"{name} has values in {lowest:g} … {highest:g}; scale them to 0 … 1, 0 … 255 or 0 … 65535")
     if sixteen or highest > 255:
         values = values / 257
-    elif floats and highest <= 1:
-        values = values * 255
+    elif floats and highest <= 1.001:  # resampling may have overshot a little
+        values = values.clip(0, 1) * 255
     return np.rint(values).astype(np.uint8)
 
 
@@ -228,17 +248,32 @@ def save_picture(image: Image.Image, path: Path, original: Path | None = None) -
 
 
 def _metadata(original: Path) -> dict[str, bytes]:
-    with Image.open(original) as image:
-        exif, icc = image.getexif(), image.info.get("icc_profile")
-        kept_exif = Image.Exif()
-        for tag in _EXIF_KEPT:
-            if tag in exif:
-                kept_exif[tag] = exif[tag]
-        for tag in _EXIF_DIRECTORIES:
-            if directory := exif.get_ifd(tag):
-                kept_exif.get_ifd(tag).update(directory)
-                kept_exif[tag] = directory
-    kept = {"exif": kept_exif.tobytes()} if len(kept_exif) else {}
+    kept = {}
+    with warnings.catch_warnings(), Image.open(original) as image:
+        warnings.simplefilter("ignore")
+        icc = image.info.get("icc_profile")
+        try:
+            exif = image.getexif()
+            entries = {tag: exif[tag] for tag in _EXIF_KEPT if tag in exif}
+            entries |= {tag: exif.get_ifd(tag) for tag in _EXIF_DIRECTORIES if tag in exif}
+        except Exception:  # as in `_upright`: what cannot be read cannot be kept
+            entries = {}
+    exif = Image.Exif()
+    for tag, entry in entries.items():
+        if entry and _can_be_written(tag, entry):
+            exif[tag] = entry
+    if len(exif):
+        kept["exif"] = exif.tobytes()
     if icc and icc[16:20] == b"RGB ":
         kept["icc_profile"] = icc
     return kept
+
+
+def _can_be_written(tag: int, entry: object) -> bool:
+    alone = Image.Exif()
+    alone[tag] = entry
+    try:
+        alone.tobytes()
+    except Exception:  # an entry of another type than its tag's, say; Pillow raises TypeError, struct.error and more
+        return False
+    return True

@@ -55,6 +55,8 @@ class Recipe:
                 raise ValueError(f"recipe {self.name}: {field} must be positive, got {getattr(self, field)}")
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
+        if self.batch_size == 1 and self.size == 32:
+            raise ValueError(f"recipe {self.name}: batch normalization needs a batch_size of 2 or more at size 32")
         object.__setattr__(self, "betas", tuple(self.betas))  # a recipe read back from JSON has a list there
 
     def learning_rate_in(self, epoch: int) -> float:

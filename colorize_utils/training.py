@@ -11,20 +11,23 @@ Every random choice follows from (seed, epoch, step), so that a run that was kil
 weights, to the bit on the CPU, as one that never stopped.
 """
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Adam
 from tqdm.auto import tqdm
 
 from colorize_utils import checkpoints, losses
 from colorize_utils.data import EpochBatches, PairDataset, Splits, flip_some, generator_for, make_loader
-from colorize_utils.devices import Precision, choose_device, frozen
+from colorize_utils.devices import Precision, choose_device, frozen, is_out_of_memory
 from colorize_utils.errors import TrainingError
 from colorize_utils.files import written_whole
 from colorize_utils.metrics import Validation, validate
@@ -47,17 +50,19 @@ class Trainer:
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
         self.precision = Precision(device, precision)
         self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded).to(device)
-        self.painter = LuminanceKept(self.generator) if recipe.keep_luminance else self.generator
+        self.predictor = LuminanceKept(self.generator) if recipe.keep_luminance else self.generator
         if recipe.adversary == "critic":
             self.discriminator: nn.Module = Critic(recipe.width).to(device)
-            self.separating_loss, self.fooling_loss = losses.critic_loss, losses.wasserstein_loss
+            self.discriminator_loss, self.adversarial_loss = losses.critic_loss, losses.wasserstein_loss
         else:
             self.discriminator = Discriminator(recipe.width, recipe.discriminator_sigmoid).to(device)
-            self.separating_loss, self.fooling_loss = losses.discriminator_loss, losses.adversarial_loss
+            self.discriminator_loss, self.adversarial_loss = losses.discriminator_loss, losses.adversarial_loss
         self.reconstruction_loss = losses.RECONSTRUCTION[recipe.reconstruction]
         adam = {"lr": recipe.learning_rate, "betas": recipe.betas, "fused": device.type in ("cpu", "cuda")}
         self.optimizer_g = Adam(self.generator.parameters(), **adam)
         self.optimizer_d = Adam(self.discriminator.parameters(), **adam)
+
+        self.pictures = _digest(splits)
 
         self.history: History = {curve: [] for curve in CURVES}
         self.epoch = 0  # epochs that are complete
@@ -72,12 +77,12 @@ class Trainer:
         real (B, 3, H, W) and gray (B, 1, H, W) in [0, 1], on the trainer's device.
         """
         recipe = self.recipe
-        fake = self.paint(gray)  # (B, 3, H, W)
+        fake = self.generate(gray)  # (B, 3, H, W)
         for real_batch, fake_batch in self.adversary_batches(real, fake, random):
             d_loss = self.update_discriminator(real_batch, fake_batch, random)
 
         with frozen(self.discriminator), self.precision.autocast():
-            adversarial = self.fooling_loss(self.discriminator(fake).float())
+            adversarial = self.adversarial_loss(self.discriminator(fake).float())
             reconstruction = self.reconstruction_loss(fake, real)
             g_loss = recipe.lambda_adv * adversarial + recipe.lambda_rec * reconstruction
             self.precision.backward(g_loss, "generator")
@@ -86,9 +91,9 @@ class Trainer:
         squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
 
-    def paint(self, gray: Tensor) -> Tensor:
+    def generate(self, gray: Tensor) -> Tensor:
         with self.precision.autocast():
-            return self.painter(gray).float()
+            return self.predictor(gray).float()
 
     def adversary_batches(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """What the adversary learns from in one turn: a discriminator from the generator's own batch; a critic
@@ -101,7 +106,7 @@ class Trainer:
             chosen = torch.randperm(len(pictures), generator=random)[: self.recipe.critic_batch_size]
             critic_real, critic_gray = (batch.to(self.device) for batch in pictures[chosen.numpy()])
             with torch.no_grad():
-                critic_fake = self.paint(critic_gray)
+                critic_fake = self.generate(critic_gray)
             yield critic_real, critic_fake
 
     def update_discriminator(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Tensor:
@@ -115,7 +120,7 @@ class Trainer:
         for real_part, fake_part in zip(real.split(part), fake.split(part), strict=True):
             with self.precision.autocast():
                 real_scores, fake_scores = self.discriminator(real_part), self.discriminator(fake_part)
-                loss = self.separating_loss(real_scores.float(), fake_scores.float())
+                loss = self.discriminator_loss(real_scores.float(), fake_scores.float())
                 if self.recipe.adversary == "critic":
                     penalty = losses.gradient_penalty(self.discriminator, real_part, fake_part, random)
                     loss = loss + self.recipe.lambda_gp * penalty
@@ -137,7 +142,7 @@ class Trainer:
         for optimizer in (self.optimizer_g, self.optimizer_d):
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.learning_rate_in(self.epoch)
-        self.painter.train()
+        self.predictor.train()
         done = len(self.step_losses)
         with tqdm(total=len(batches), initial=done, desc=label, leave=False, disable=not progress) as bar:
             for indices in batches:
@@ -155,7 +160,7 @@ class Trainer:
 
         means = torch.stack(self.step_losses).double().mean(dim=0).tolist()
         loader = make_loader(self.splits.val, self.recipe.batch_size)
-        validation: Validation = validate(self.painter, losses.RECONSTRUCTION["mse"], loader)
+        validation: Validation = validate(self.predictor, losses.RECONSTRUCTION["mse"], loader)
         if not math.isfinite(validation.loss):
             raise Diverged(f"the validation loss became NaN or infinite after epoch {self.epoch + 1}")
         numbers = dict(zip(STEP_LOSSES, means, strict=True)) | {
@@ -194,6 +199,7 @@ class Trainer:
         return {
             "recipe": self.recipe.as_dict(),
             "seed": self.seed,
+            "pictures": self.pictures,
             "epoch": self.epoch,
             "step_losses": [row.cpu() for row in self.step_losses],
             "epoch_seconds": self.epoch_seconds,
@@ -222,6 +228,12 @@ class Trainer:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
 
 
+def _digest(splits: Splits) -> str:
+    """A short digest of which pictures are trained on and validated with."""
+    names = "\n".join([*splits.train.names, "", *splits.val.names])
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
 class Diverged(TrainingError):
     """A loss or a weight is no longer a finite number."""
 
@@ -241,128 +253,143 @@ def train(
 ) -> History:
     """Trains `recipe` on `splits` (of the recipe's size) and keeps the run in `folder`; returns its curves.
 
-    resume: go on where the run in `folder` stopped; starts one if there is none. More epochs than before are fine, any
-        other change of the recipe is not.
+    resume: go on where the run in `folder` stopped; starts one if there is none. The learning rate may be another, and
+        without decay the number of epochs; any other change of recipe, seed or pictures is refused.
     precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere) or one by name.
     save_minutes: how much work a killed run may lose at most; the state is also saved at the end of the run.
     on_epoch: called after each epoch with the number of epochs done, the curves and the generator (in training mode),
         keeping luminance if the recipe says so.
 
     The global random state is put back afterwards. Raises TrainingError where a loss turns NaN or infinite (the message
-    names epoch, step and last good checkpoint), memory runs out, the pictures have another size than the recipe, or
-    `folder` holds another run.
+    names epoch, step and last good checkpoint), memory runs out, the pictures have another size than the recipe,
+    `folder` holds another run or cannot be written.
     """
     folder = Path(folder)
     device = choose_device(device)
     size = splits.train.pictures.shape[1]
     if size != recipe.size:
         raise TrainingError(f"the pictures are {size}×{size}, the recipe is for {recipe.size}×{recipe.size}")
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is told now, not after an epoch
+    saver = _Saver(folder, 60 * save_minutes)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        trainer = Trainer(recipe, splits, device, precision, seed)
-        saver = _Saver(trainer, folder, 60 * save_minutes)
-        saver.restore(resume)
         try:
+            trainer = Trainer(recipe, splits, device, precision, seed)
+            saver.restore(trainer, resume)
             while trainer.epoch < recipe.epochs:
-                trainer.run_epoch(progress, saver.after_step)
-                saver.after_epoch()
+                trainer.run_epoch(progress, lambda: saver.after_step(trainer))
+                saver.after_epoch(trainer)
                 if on_epoch is not None:
-                    on_epoch(trainer.epoch, trainer.history, trainer.painter)
+                    on_epoch(trainer.epoch, trainer.history, trainer.predictor)
         except Diverged as error:
             raise Diverged(
-                f"{error}; last good checkpoint: {saver.last_good()}; lower the learning rate or train in fp32, "
+                f"{error}; last good checkpoint: {saver.last_good}; lower the learning rate or train in fp32, "
                 "then resume"
             ) from None
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             raise TrainingError(
                 f"out of memory on {device} at batch size {recipe.batch_size}, {recipe.size}×{recipe.size}, width "
-                f"{recipe.width:g}: halve the batch size first, then the size (a quarter of the memory) or the width; "
-                f"last good checkpoint: {saver.last_good()}"
+                f"{recipe.width:g}: start another run at half the batch size, then at half the size (a quarter of the "
+                f"memory) or width; last good checkpoint: {saver.last_good}"
             ) from error
     return trainer.history
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(phrase in str(error).lower() for phrase in ("out of memory", "can't allocate"))  # MPS, CPU
 
 
 class _Saver:
     """Writes a trainer's run to its folder, and reads it back."""
 
-    def __init__(self, trainer: Trainer, folder: Path, seconds: float):
-        self.trainer, self.folder, self.seconds = trainer, folder, seconds
-        self.state_path = folder / "state.pt"
-        self.saved_at = time.monotonic()
+    MAY_CHANGE = ("epochs", "learning_rate")
 
-    def restore(self, resume: bool) -> None:
-        if not self.state_path.is_file():
-            return
-        if not resume:
+    def __init__(self, folder: Path, seconds: float):
+        self.folder, self.seconds = folder, seconds
+        self.state_path, self.best_path = folder / "state.pt", folder / "best.safetensors"
+        self.last_path, self.history_path = folder / "last.safetensors", folder / "history.json"
+        self.saved_at = time.monotonic()
+        self.last_good = "none yet"
+
+    def restore(self, trainer: Trainer, resume: bool) -> None:
+        """Puts the trainer where the run in the folder stopped; nothing to do where there is none."""
+        paths = (self.state_path, self.best_path, self.last_path, self.history_path)
+        if not resume and any(path.exists() for path in paths):
             raise TrainingError(
                 f"{self.folder} holds a run already: resume it (resume=True, --resume) or choose another folder"
             )
+        if not self.state_path.is_file():
+            return
         try:
-            state = torch.load(self.state_path, map_location=self.trainer.device, weights_only=True)
-        except Exception as error:  # zip, pickle or tensor errors: whatever is wrong with the file
-            raise TrainingError(f"{self.state_path} cannot be read ({error}); start in another folder") from error
-        self._require_same_run(state)
-        # RNG states are byte tensors on the CPU, wherever the rest is.
-        for key in ("random", "random_cuda"):
-            if state[key] is not None:
-                state[key] = state[key].cpu()
-        self.trainer.load_state_dict(state)
+            state = torch.load(self.state_path, map_location="cpu", weights_only=True)
+            self._require_same_run(trainer, state)
+            trainer.load_state_dict(state)
+        except TrainingError:
+            raise
+        except Exception as error:  # zip, pickle, key or tensor errors: whatever is wrong with the file
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            raise TrainingError(f"{self.state_path} cannot be read ({reason}); start in another folder") from error
+        self._mark_good(trainer)
 
-    def _require_same_run(self, state: dict) -> None:
-        ours = self.trainer.recipe.as_dict() | {"seed": self.trainer.seed}
-        theirs = state["recipe"] | {"seed": state["seed"]}
-        differing = [name for name in ours if name != "epochs" and ours[name] != theirs.get(name)]
+    def _require_same_run(self, trainer: Trainer, state: dict) -> None:
+        ours = trainer.recipe.as_dict() | {"seed": trainer.seed, "pictures": trainer.pictures}
+        theirs = state["recipe"] | {"seed": state["seed"], "pictures": state["pictures"]}
+        differing = [name for name in ours if ours[name] != theirs.get(name) and name not in self.MAY_CHANGE]
+        if trainer.recipe.decay and ours["epochs"] != theirs["epochs"]:
+            differing.append("epochs")  # the learning rate would have been another from the start
         if differing:
             changes = ", ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
             raise TrainingError(
                 f"{self.folder} holds another run ({changes}); give the same settings or another folder"
             )
 
-    def after_step(self) -> None:
+    def after_step(self, trainer: Trainer) -> None:
         if time.monotonic() - self.saved_at >= self.seconds:
-            self.save()
+            self.save(trainer)
 
-    def after_epoch(self) -> None:
-        trainer = self.trainer
+    def after_epoch(self, trainer: Trainer) -> None:
         losses_so_far = trainer.history["validation_loss"]
         if losses_so_far[-1] == min(losses_so_far):
-            checkpoints.save(self.folder / "best.safetensors", trainer.generator, self.metadata())
+            with self._told_if_unwritable():
+                checkpoints.save(self.best_path, trainer.generator, self._metadata(trainer))
         if trainer.epoch == trainer.recipe.epochs or time.monotonic() - self.saved_at >= self.seconds:
-            self.save()
+            self.save(trainer)
 
-    def save(self) -> None:
-        self.trainer.require_finite()
-        checkpoints.save(self.folder / "last.safetensors", self.trainer.generator, self.metadata())
-        with written_whole(self.folder / "history.json") as temporary:
-            temporary.write_text(json.dumps(self.trainer.history), encoding="utf-8")
-        with written_whole(self.state_path) as temporary:
-            torch.save(self.trainer.state_dict(), temporary)
+    def save(self, trainer: Trainer) -> None:
+        trainer.require_finite()
+        with self._told_if_unwritable():
+            checkpoints.save(self.last_path, trainer.generator, self._metadata(trainer))
+            with written_whole(self.history_path) as temporary:
+                temporary.write_text(json.dumps(trainer.history), encoding="utf-8")
+            with written_whole(self.state_path) as temporary:
+                torch.save(trainer.state_dict(), temporary)
+        self._mark_good(trainer)
+
+    def _mark_good(self, trainer: Trainer) -> None:
         self.saved_at = time.monotonic()
+        self.last_good = f"{self.state_path} (epoch {trainer.epoch + 1}, step {len(trainer.step_losses)})"
 
-    def metadata(self) -> dict:
-        recipe, history = self.trainer.recipe, self.trainer.history
-        latest = {curve: values[-1] for curve, values in history.items() if values}
+    @contextmanager
+    def _told_if_unwritable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:  # of a full disk each library makes its own
+            reason = str(error).splitlines()[0][:160]
+            raise TrainingError(
+                f"cannot save the run in {self.folder} ({reason}): free some space, then resume; "
+                f"last good checkpoint: {self.last_good}"
+            ) from error
+
+    def _metadata(self, trainer: Trainer) -> dict:
+        recipe, history = trainer.recipe, trainer.history
         return {
             "recipe": recipe.as_dict(),
             "architecture": recipe.generator,
             "width": recipe.width,
             "bounded": recipe.bounded,
             "size": recipe.size,
-            "epoch": self.trainer.epoch,
-            "training_pictures": len(self.trainer.splits.train),
+            "epoch": trainer.epoch,
+            "training_pictures": len(trainer.splits.train),
             "seconds": sum(history["seconds"]),
-            "metrics": latest,
+            "metrics": {curve: values[-1] for curve, values in history.items() if values},
         }
-
-    def last_good(self) -> str:
-        if not self.state_path.is_file():
-            return "none yet"
-        return f"{self.state_path} (epoch {torch.load(self.state_path, weights_only=True)['epoch']})"

@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -138,18 +139,38 @@ def test_a_cached_file_that_was_altered_is_fetched_again(server, catalogue):
     assert server.requests == ["/good", "/good"]
 
 
-def test_an_unknown_hash_is_pinned_and_a_change_reported(server, catalogue, own_cache):
+def test_an_unknown_hash_is_pinned_and_a_change_reported(server, catalogue, own_cache, tmp_path):
     catalogue("good", known=False)
     path = fetch("flower", progress=False)
     pin = path.with_name("flower.safetensors.sha256")
     assert pin.read_text() == f"{hashlib.sha256(server.content).hexdigest()}  flower.safetensors\n"
     path.unlink()
-    original, server.content = server.content, server.content[:-1] + b"!"
+    other = checkpoints.save(tmp_path / "other.safetensors", UNet(1 / 16), {"size": 32}).read_bytes()
+    original, server.content = server.content, other
     with pytest.raises(CheckpointError, match=r"not the file it was.*delete flower.safetensors.sha256"):
         fetch("flower", progress=False)
     assert cached(own_cache) == ["flower.safetensors.sha256"]
     pin.unlink()
     assert fetch("flower", progress=False).read_bytes() == server.content != original
+
+
+def test_a_file_that_is_cut_short_is_not_pinned_where_nothing_is_known_of_it(server, catalogue, own_cache):
+    catalogue("unmeasured", known=False)
+    with pytest.raises(CheckpointError, match="cut short"):
+        fetch("flower", progress=False)
+    assert cached(own_cache) == []
+    catalogue("unmeasured", "good", known=False)
+    assert fetch("flower", progress=False).read_bytes() == server.content
+
+
+@pytest.mark.parametrize("pin", [None, ""])
+def test_a_lost_pin_is_written_again(server, catalogue, pin):
+    catalogue("good", known=False)
+    path = fetch("flower", progress=False)
+    pin_path = path.with_name("flower.safetensors.sha256")
+    pin_path.unlink() if pin is None else pin_path.write_text(pin)
+    fetch("flower", progress=False)
+    assert pin_path.read_text().startswith(hashlib.sha256(server.content).hexdigest())
 
 
 def test_drive_goes_through_gdown(catalogue, server, monkeypatch, own_cache):
@@ -299,6 +320,26 @@ def test_files_that_are_cut_short_are_told(tmp_path, tiny_checkpoint, tiny_unet,
     with pytest.raises(CheckpointError, match="cut short") as error:
         read_weights(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["zip", "pickle"])
+def test_whatever_a_damaged_file_does_to_the_unpickler_is_one_line(tmp_path, tiny_unet, kind):
+    path = tmp_path / "weights.pth"
+    torch.save(UNet(1 / 64).state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, min(len(content), 6000), 150):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x15]) + content[place + 1 :])
+        try:
+            read_weights(path)  # a flip inside a number is not to be seen
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+
+
+def test_nonsense_in_the_metadata_is_told(tmp_path, tiny_unet):
+    path = checkpoints.save(tmp_path / "weights.safetensors", tiny_unet, {"size": "256x256"})
+    with pytest.raises(CheckpointError, match="working size is '256x256': its metadata is damaged"):
+        load_generator(path)
 
 
 @pytest.mark.parametrize(

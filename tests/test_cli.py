@@ -109,6 +109,25 @@ def test_broken_exif_does_not_cost_the_picture(model):
     assert Image.open("photo-colorized.jpg").size == (30, 20)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_odd_exif_costs_neither_the_picture_nor_the_rest_of_the_folder(model, orientation, capfd):
+    """Entries of other types than their tags', which Pillow reads and cannot write back."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = orientation, "my aunt"
+    exif.get_ifd(0x8825).update({0: b"\x02\x03\x00\x00", 1: "N"})
+    content = write("album/a.jpg", exif=exif.tobytes()).read_bytes()
+    version = content.index(b"\x00\x00\x00\x01\x00\x00\x00\x04\x02\x03")  # GPSVersionID, four bytes
+    assert content[version + 1 : version + 4] == b"\x00\x00\x01"
+    Path("album/a.jpg").write_bytes(content[: version + 3] + b"\x02" + content[version + 4 :])  # … now text
+    write("album/b.jpg")
+    assert run("album", "--quiet", *model) == 0
+    colour = Image.open("album-colorized/a.jpg")
+    assert colour.size == ((20, 30) if orientation == 6 else (30, 20))
+    assert colour.getexif()[0x010E] == "my aunt"
+    assert Path("album-colorized/b.jpg").exists()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_gray_icc_profile_is_not_put_on_a_colour_picture(model):
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[16:20] = b"GRAY"
@@ -227,6 +246,21 @@ def test_two_pictures_never_share_a_result(model, capsys):
     assert "one/a.png is an original" in capsys.readouterr().err
 
 
+def test_folders_by_other_names(model, monkeypatch):
+    write("album/in/a.png")
+    monkeypatch.chdir("album")
+    assert run(".", *model) == 0
+    monkeypatch.chdir("in")
+    assert run("..", "--overwrite", *model) == 0
+    monkeypatch.chdir("../..")
+    assert tree() == ["album-colorized/in/a.png", "album/in/a.png"]
+    Path("link").symlink_to("album")
+    assert run("link", *model) == 0
+    assert "link-colorized/in/a.png" in tree()
+    assert run("album/in", "-o", "album", *model) == 0  # the results' folder may hold the originals'
+    assert "album/a.png" in tree()
+
+
 def test_folders_that_cannot_be_used(model, capsys):
     Path("nothing").mkdir()
     write("album/a.png")
@@ -237,11 +271,12 @@ def test_folders_that_cannot_be_used(model, capsys):
     assert "error: file is a file; give a folder" in capsys.readouterr().err
 
 
-def test_a_picture_that_is_too_large_for_memory_is_reported(model, capsys, monkeypatch):
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_picture_that_is_too_large_for_memory_is_reported(model, capsys, monkeypatch, error):
     write("a.png")
 
     def exhausted(*_, **__):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("colorize_utils.inference.Colorizer.colorize", exhausted)
     assert run("a.png", *model) == 1
@@ -299,6 +334,13 @@ def test_help_answers_at_once_and_loads_no_torch():
         (["train", "vgg"], 2, "invalid choice: 'vgg'"),
         (["train", "gan-l1", "--size", "50"], 2, "size must be a multiple of 32, got 50"),
         (["train", "gan-l1", "--data", "nowhere"], 1, "error: nowhere is not a folder"),
+        (["a.png", "--device", "cuda:99"], 1, "error: there is no device 'cuda:99' here"),
+        (["train", "gan-l1", "--precision", "int4"], 2, "invalid choice: 'int4'"),
+        (["train", "gan-l1", "--data", "generated", "--count", "0"], 2, "must be 10 or more, got 0"),
+        (["train", "gan-l1", "--size", "32", "--batch-size", "1"], 2, "needs a batch_size of 2 or more"),
+        (["train", "gan-l1", "--data", "generated", "-o", "/dev/null/run", "--size", "32", "--quiet"], 1, "error: "),
+        (["evaluate", "--limit", "-1"], 2, "must be 1 or more, got -1"),
+        (["evaluate", "--size", "8"], 2, "must be 11 or more, got 8"),
         (["evaluate", "nowhere.pth"], 1, "error: nowhere.pth is neither a file"),
     ],
 )
@@ -311,7 +353,6 @@ def test_errors_are_one_line_on_stderr_and_a_status(arguments, status, message, 
         assert main(arguments) == status
     captured = capsys.readouterr()
     assert message in captured.err
-    assert captured.out == ""
     assert status == 2 or captured.err.count("\n") == 1
 
 
@@ -361,8 +402,11 @@ def test_train_then_evaluate_then_colorize(capsys):
     assert [line.split("|")[1].strip() for line in out.splitlines()[4:]] == [
         "gray",
         "gray + mean chroma",
-        "best.safetensors",
+        best,
     ]
+    capsys.readouterr()
+    assert run("evaluate", best, "runs/gan-l1/last.safetensors", *evaluation[2:]) == 0
+    assert "| runs/gan-l1/last.safetensors |" in capsys.readouterr().out
     assert '"pictures": 3' in Path("scores.json").read_text()
 
     Image.fromarray(generate_flowers(1, 90)[0]).convert("L").save("photo.png")

@@ -137,6 +137,12 @@ def test_a_folders_split_is_seeded_and_complete(folder):
 
 
 def test_environment_variable_names_the_source(folder, monkeypatch):
+    monkeypatch.setenv("COLORIZE_DATA", "")  # as good as unset
+    monkeypatch.setattr(
+        "colorize_utils.data._flowers102", lambda *_, **__: (_ for _ in ()).throw(DataError("downloads"))
+    )
+    with pytest.raises(DataError, match="downloads"):
+        load_splits(size=32)
     monkeypatch.setenv("COLORIZE_DATA", str(folder))
     assert len(load_splits(size=32, progress=False).train) == 16
 
@@ -184,6 +190,26 @@ def test_unreadable_pictures_are_reported_and_left_out(folder):
 def test_no_pictures_is_an_error_that_names_the_folder(tmp_path, make, message):
     with pytest.raises(DataError, match=message):
         load_splits(make(tmp_path), 32, progress=False)
+
+
+def test_a_damaged_flower_is_named_and_left_out(flowers_root):
+    path = flowers_root / "flowers-102" / "jpg" / "image_00004.jpg"
+    path.write_bytes(path.read_bytes()[:500])
+    (flowers_root / "flowers-102" / "jpg" / "image_00003.jpg").unlink()
+    splits = load_splits(flowers_root, 32, progress=False)
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [5, 2, 3]
+    assert "picture 1 of the train split cannot be read" in splits.skipped[0]
+    assert "picture 0 of the test split cannot be read" in splits.skipped[1]
+
+
+def test_wide_gray_pictures_keep_their_levels(folder):
+    levels = np.tile(np.linspace(0, 65535, 50).astype(np.uint16), (40, 1))
+    Image.fromarray(levels).save(folder / "001.png")
+    splits = load_splits(folder, 32, progress=False)
+    for part in (splits.train, splits.val, splits.test):
+        if "001.png" in part.names:
+            gray = part[part.names.index("001.png")][1]
+            assert 0.45 < gray.mean() < 0.55
 
 
 def test_flowers_that_are_not_whole_are_an_error(tmp_path):
@@ -237,6 +263,16 @@ def test_cache_is_keyed_by_what_it_was_made_from(folder, own_cache):
         if "001.png" in part.names
     ]
     assert red[0][:, 0, 0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("file", "content"), [("pictures.bin", b"short"), ("index.json", b""), ("index.json", b"{}")])
+def test_a_damaged_entry_is_built_anew(folder, own_cache, file, content):
+    whole = load_splits(folder, 32, progress=False)
+    (entry,) = (own_cache / "pictures").iterdir()
+    (entry / file).unlink()
+    (entry / file).write_bytes(content)
+    again = load_splits(folder, 32, progress=False)
+    assert torch.equal(whole.train[3][0], again.train[3][0])
 
 
 def test_memory_alone_serves_too(folder, own_cache):

@@ -1,8 +1,8 @@
 import numpy as np
+from PIL import Image
 from sklearn.neighbors import KNeighborsRegressor
 
 from colorize_utils.generated import FAMILIES, generate_flowers
-from colorize_utils.luminance import luma_bytes
 
 
 def test_the_same_seed_gives_the_same_pictures():
@@ -17,7 +17,7 @@ def test_colour_follows_from_what_a_gray_picture_shows():
     """Chroma predicted from a pixel's gray surroundings and height beats the best constant on unseen pictures."""
 
     def features(pictures):
-        gray = luma_bytes(pictures).astype(np.float32)
+        gray = np.stack([np.asarray(Image.fromarray(picture).convert("L"), np.float32) for picture in pictures])
         shifts = [np.roll(gray, (dy, dx), (1, 2)) for dy in (-4, 0, 4) for dx in (-4, 0, 4)]
         height = np.broadcast_to(8.0 * np.arange(32)[:, None], gray.shape)
         return np.stack([*shifts, height], axis=-1).reshape(-1, 10), (pictures - gray[..., None]).reshape(-1, 3)

@@ -39,7 +39,9 @@ def encoded(image, format_name, **options):
 # ---------------------------------------------------------------- sizes and luminance
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 500), (700, 3), (31, 33), (32, 32), (257, 64), (640, 427)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (2, 1), (1, 500), (700, 3), (31, 33), (32, 32), (257, 64), (640, 427), (12, 9000)]
+)
 def test_luminance_is_kept_to_the_pixel_at_any_size(colorizer, size):
     levels = np.random.default_rng(size).integers(0, 256, size[::-1], dtype=np.uint8)
     colour = colorizer.colorize(Image.fromarray(levels))
@@ -115,9 +117,9 @@ def test_raw_output_is_the_submissions_clamped(colorizer, size):
 
 def test_painter_is_colorize_on_batches(colorizer):
     levels = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
-    painted = colorizer.painter()(torch.from_numpy(levels).unsqueeze(1) / 255)
-    assert painted.shape == (3, 3, 32, 32)
-    for picture, colour in zip(levels, painted, strict=True):
+    predicted = colorizer.predictor()(torch.from_numpy(levels).unsqueeze(1) / 255)
+    assert predicted.shape == (3, 3, 32, 32)
+    for picture, colour in zip(levels, predicted, strict=True):
         assert torch.equal(colour, transforms.functional.to_tensor(colorizer.colorize(picture)))
 
 
@@ -247,6 +249,21 @@ def test_exif_orientation_is_applied(colorizer, orientation):
     turned |= {6: levels.T[:, ::-1], 7: levels.T[::-1, ::-1], 8: levels.T[::-1]}
     colour = colorizer.colorize(content)
     np.testing.assert_array_equal(gray_of(colour), turned[orientation])
+
+
+def test_half_precision_tensors(colorizer):
+    values = torch.rand(20, 30).bfloat16()
+    expected = (255 * values.float()).round().byte().numpy()
+    np.testing.assert_array_equal(gray_of(colorizer.colorize(values)), expected)
+
+
+def test_an_rgba_palette_has_alpha(colorizer):
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 0, 90, 90, 90, 255], "RGBA")
+    palette.putpixel((0, 0), 0)
+    colour = colorizer.colorize(palette)
+    assert colour.mode == "RGBA"
+    assert colour.getchannel("A").getextrema() == (0, 255)
 
 
 def test_files_of_many_formats(colorizer, tmp_path):

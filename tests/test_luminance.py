@@ -2,8 +2,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from colorize_utils.data import gray_levels
-from colorize_utils.luminance import luma, luma_bytes, merge
+from colorize_utils.luminance import gray_levels, luma, merge
 
 GRAY = np.arange(256, dtype=np.uint8)
 
@@ -13,14 +12,12 @@ def pillow_gray(rgb):
 
 
 def test_gray_is_pillows_for_every_colour():
-    """All 16.7 million of them, in the array and in the tensor version."""
+    """All 16.7 million of them."""
     plane = np.stack(np.meshgrid(GRAY, GRAY, indexing="ij"), axis=-1)  # (256, 256, 2)
-    for red in range(0, 256, 5):
+    for red in range(256):
         rgb = np.dstack([np.full((256, 256), red, np.uint8), plane])
-        expected = pillow_gray(rgb)
-        np.testing.assert_array_equal(luma_bytes(rgb), expected)
-        tensor = gray_levels(torch.from_numpy(rgb).permute(2, 0, 1)[None])
-        np.testing.assert_array_equal(tensor[0, 0].numpy(), expected)
+        levels = gray_levels(torch.from_numpy(rgb).permute(2, 0, 1)[None])
+        np.testing.assert_array_equal(levels[0, 0].numpy(), pillow_gray(rgb))
 
 
 def test_float_luma_agrees_to_rounding():

@@ -131,12 +131,12 @@ def test_scoreboard_puts_everyone_through_the_same_pictures():
     dataset = PairDataset(generate_flowers(7, 32, seed=2))
     real, gray = dataset[list(range(7))]
     truth = {key.numpy().tobytes(): colour for key, colour in zip(gray, real, strict=True)}
-    painters = {
+    predictors = {
         "perfect": lambda batch: torch.stack([truth[picture.numpy().tobytes()] for picture in batch]),
         "gray": gray_floor,
         "mean": mean_chroma_floor(make_loader(dataset, 3)),
     }
-    scores = {score.name: score for score in scoreboard(painters, make_loader(dataset, 3))}
+    scores = {score.name: score for score in scoreboard(predictors, make_loader(dataset, 3))}
     assert list(scores) == ["perfect", "gray", "mean"]
     perfect, floor = scores["perfect"], scores["gray"]
     assert (perfect.pictures, perfect.psnr, perfect.mae, perfect.ciede2000) == (7, 100, 0, 0)

@@ -46,6 +46,7 @@ def test_recipes_are_frozen_and_survive_json():
         ({"reconstruction": "l2"}, "reconstruction must be one of"),
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"batch_size": -1}, "batch_size must be positive"),
+        ({"size": 32, "batch_size": 1}, "needs a batch_size of 2 or more"),
         ({"size": 100}, "size must be a multiple of 32, got 100"),
     ],
 )

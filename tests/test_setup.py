@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
-from packaging.version import Version
 from PIL import Image
 from safetensors import safe_open
 
+from colorize_utils import __version__
 from colorize_utils.checkpoints import BUNDLED, CATALOGUE, DEFAULT, verify
 from colorize_utils.data import sample_photograph
 from colorize_utils.inference import Colorizer
@@ -74,7 +74,7 @@ def test_environment_says_what_requirements_say():
     assert lines == (ROOT / "requirements.txt").read_text().split()
 
 
-def test_constraints_pin_exactly_what_is_installed_here_and_required():
+def test_constraints_pin_everything_that_is_required_and_fit_it():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {}
     for line in lines:
@@ -123,7 +123,7 @@ print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.m
 
 
 def test_the_version_is_the_packages():
-    assert Version(metadata.version("colorize_utils"))
+    assert metadata.version("colorize_utils") == __version__
 
 
 # ---------------------------------------------------------------- the bundled weights

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from colorize_utils import losses, training
+from colorize_utils import checkpoints, losses, training
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.data import generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
-from colorize_utils.errors import TrainingError
+from colorize_utils.errors import DeviceError, TrainingError
 from colorize_utils.metrics import Validation, gray_floor, mean_chroma_floor, scoreboard
 from colorize_utils.models import UNet
 from colorize_utils.recipes import GAN_L1, GAN_MSE, RECIPES, WGAN_GP
@@ -117,7 +118,7 @@ def test_a_critics_batch_in_parts_is_the_same_step(splits):
         trainer.optimizer_d.step = lambda *_, t=trainer: gradients.append(
             [parameter.grad.clone() for parameter in t.discriminator.parameters()]
         )
-        trainer.update_discriminator(real, trainer.paint(gray).detach(), generator_for(5))
+        trainer.update_discriminator(real, trainer.generate(gray).detach(), generator_for(5))
     one, other = (torch.cat([gradient.flatten() for gradient in side]) for side in gradients)
     assert (one - other).norm() < 1e-4 * other.norm()
 
@@ -169,12 +170,12 @@ def test_a_network_learns_from_generated_flowers(tmp_path):
     from colorize_utils.inference import Colorizer
 
     colorizer = Colorizer.from_checkpoint(tmp_path / "best.safetensors", "cpu")
-    painters = {
+    predictors = {
         "gray": gray_floor,
         "constant": mean_chroma_floor(make_loader(splits.train, 32)),
-        "learned": colorizer.painter(),
+        "learned": colorizer.predictor(),
     }
-    scores = {score.name: score for score in scoreboard(painters, make_loader(splits.test, 24))}
+    scores = {score.name: score for score in scoreboard(predictors, make_loader(splits.test, 24))}
     assert scores["learned"].psnr > scores["constant"].psnr + 2
     assert scores["learned"].mae < 0.7 * scores["constant"].mae
 
@@ -183,7 +184,7 @@ def test_switches_reach_the_networks(splits):
     trainer = Trainer(tiny(GAN_L1, discriminator_sigmoid=False, bounded=True, keep_luminance=True), splits, CPU)
     assert not trainer.discriminator.sigmoid
     assert trainer.generator.bounded
-    assert trainer.painter.generator is trainer.generator
+    assert trainer.predictor.generator is trainer.generator
     assert Trainer(tiny(GAN_L1), splits, CPU).discriminator.sigmoid
 
 
@@ -280,12 +281,29 @@ def test_a_run_is_not_overwritten_nor_mixed_with_another(splits, tmp_path):
         run(tiny(GAN_MSE, epochs=1), splits, tmp_path, resume=True)
     with pytest.raises(TrainingError, match=r"another run \(seed was 0, is 7\)"):
         run(tiny(GAN_L1, epochs=1), splits, tmp_path, resume=True, seed=7)
+    others = load_splits("generated", 32, count=60, cache=None)
+    with pytest.raises(TrainingError, match=r"another run \(pictures was"):
+        run(tiny(GAN_L1, epochs=1), others, tmp_path, resume=True)
+    (tmp_path / "state.pt").unlink()
+    with pytest.raises(TrainingError, match="holds a run already"):  # its best checkpoint would be lost
+        run(tiny(GAN_L1, epochs=1), splits, tmp_path)
 
 
-def test_a_state_that_cannot_be_read_is_told(splits, tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 no state")
-    with pytest.raises(TrainingError, match=r"state.pt cannot be read .* start in another folder"):
+def test_with_decay_the_number_of_epochs_is_fixed(splits, tmp_path):
+    run(tiny(GAN_L1, epochs=1, decay=True), splits, tmp_path)
+    with pytest.raises(TrainingError, match=r"another run \(epochs was 1, is 2\)"):
+        run(tiny(GAN_L1, epochs=2, decay=True), splits, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["no state", "a pickled module", "a dict of other things"])
+def test_a_state_that_cannot_be_read_is_told(splits, tmp_path, tiny_unet, kind):
+    if kind == "no state":
+        (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 no state")
+    else:
+        torch.save(tiny_unet if kind == "a pickled module" else {"epoch": 3}, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match=r"state.pt cannot be read .* start in another folder") as error:
         run(tiny(GAN_L1), splits, tmp_path, resume=True)
+    assert "\n" not in str(error.value)
 
 
 # ---------------------------------------------------------------- what goes wrong
@@ -313,7 +331,7 @@ def test_a_loss_that_turns_nan_stops_the_run_and_names_where(splits, tmp_path, m
     spoil(monkeypatch, at=7, what="loss")  # four steps an epoch
     with pytest.raises(
         Diverged,
-        match=r"generator_loss became NaN or infinite in epoch 2, step 3; last good checkpoint: .*state.pt .*1\)",
+        match=r"generator_loss became NaN or infinite in epoch 2, step 3; last good .*state.pt .epoch 2, step 2.",
     ):
         run(tiny(GAN_L1, epochs=4), splits, tmp_path, save_minutes=1e-9)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -342,6 +360,41 @@ def test_pictures_of_another_size_are_told(splits, tmp_path):
         run(tiny(GAN_L1, size=64), splits, tmp_path)
 
 
+def test_the_advice_after_a_divergence_can_be_followed(splits, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        spoil(patched, at=7, what="loss")
+        with pytest.raises(Diverged, match="lower the learning rate or train in fp32, then resume"):
+            run(tiny(GAN_L1), splits, tmp_path, save_minutes=1e-9)
+    history = run(tiny(GAN_L1, learning_rate=1e-5), splits, tmp_path, resume=True, precision="fp32")
+    assert len(history["psnr"]) == 2
+    assert state_of(tmp_path)["optimizer_g"]["param_groups"][0]["lr"] == 1e-5
+
+
+@pytest.mark.parametrize("broken", ["save_file", "torch.save"])
+def test_a_full_disk_is_told(splits, tmp_path, monkeypatch, broken):
+    def full(*_, **__):
+        if broken == "save_file":
+            raise SafetensorError("Error while serializing: I/O error: No space left on device")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    target = checkpoints if broken == "save_file" else torch
+    monkeypatch.setattr(target, broken.removeprefix("torch."), full)
+    with pytest.raises(
+        TrainingError, match=r"cannot save the run in .*: free some space, then resume; last good .*none"
+    ):
+        run(tiny(GAN_L1, epochs=1), splits, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_memory_that_runs_out_while_the_networks_are_built_is_told_too(splits, tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "Discriminator", exhausted)
+    with pytest.raises(TrainingError, match="out of memory on cpu"):
+        run(tiny(GAN_L1), splits, tmp_path)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -356,7 +409,8 @@ def test_out_of_memory_gives_advice(splits, tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(UNet, "forward", exhausted)
     with pytest.raises(
-        TrainingError, match=r"out of memory on cpu at batch size 8, 32×32, .*: halve the batch size first"
+        TrainingError,
+        match=r"out of memory on cpu at batch size 8, 32×32, .*: start another run at half the batch size",
     ):
         run(tiny(GAN_L1), splits, tmp_path)
 
@@ -384,6 +438,9 @@ def test_device_and_precision_are_chosen_by_what_is_there(monkeypatch):
     for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
         assert choose_precision(torch.device("cuda")) == expected
+    for device in ("cuda:99", "nonsense"):
+        with pytest.raises(DeviceError, match=f"no device '{device}' here; leave it out, or take cpu"):
+            choose_device(device)
     with pytest.raises(ValueError, match="precision must be one of"):
         Precision(CPU, "int4")
 
