@@ -292,8 +292,8 @@ def _more_than_weights(message: str) -> str | None:
         return "a TorchScript program"
     if found := re.search(r"GLOBAL (\S+)", message):
         return found.group(1)
-    # The opcode 147 names a class on the stack, as pickles do that torch.save did not write.
-    return "a pickled object" if "Unsupported operand 147" in message else None
+    # The opcodes of protocol 4, with which plain pickles begin and name classes; torch.save writes protocol 2.
+    return "a pickle that torch.save did not write" if re.search(r"Unsupported operand 14[79]\b", message) else None
 
 
 WRAPPINGS = ("generator_state_dict", "generator", "model_state_dict", "state_dict", "model")
