@@ -79,12 +79,11 @@ def _jobs(pictures: Iterable[Path], output: Path | None, report: Report) -> Iter
         if not given.is_dir():
             yield given, _file_target(given, output, several=len(pictures) > 1)
             continue
-        name = Path(os.path.abspath(given)).name  # of "." and ".." too; a link keeps its own
-        folder = output or Path(os.path.abspath(given)).with_name(name + ADDITION)
-        if output is None and given.name not in ("", ".."):
-            folder = given.with_name(name + ADDITION)
-        if len(pictures) > 1 and output is not None:
-            folder = output / name
+        absolute = Path(os.path.abspath(given))  # gives "." and ".." their names, and leaves a link its own
+        if output is not None:
+            folder = output / absolute.name if len(pictures) > 1 else output
+        else:
+            folder = (given if given.name == absolute.name else absolute).with_name(absolute.name + ADDITION)
         if folder.is_file():
             report.failed.append(f"{folder} is a file; give a folder for the results of {given}")
             continue

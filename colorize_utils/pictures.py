@@ -80,7 +80,7 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
         raise PictureError(f"{name} is not a picture that can be read; give a JPEG, PNG, TIFF or WebP file") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{name} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller") from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise PictureError(f"{name} does not exist; check the path") from error
     except IsADirectoryError as error:
         raise PictureError(f"{name} is a folder, not a picture") from error
@@ -148,7 +148,7 @@ def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tens
     try:
         alpha = _alpha(image)
         if image.mode.startswith(("I", "F")):
-            values, sixteen = np.asarray(image), image.mode[:2] == "I;"
+            values, sixteen = np.asarray(image), image.mode[:2] == "I;" or image.format == "PPM"
             return GrayPicture(_levels(values, name, floats=image.mode == "F", sixteen=sixteen), alpha)
         return GrayPicture(np.asarray(_to_l(image)), alpha)
     except (ValueError, OSError) as error:  # a mode that Pillow cannot convert

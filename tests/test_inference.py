@@ -266,6 +266,14 @@ def test_an_rgba_palette_has_alpha(colorizer):
     assert colour.getchannel("A").getextrema() == (0, 255)
 
 
+def test_a_dark_picture_of_16_bits_stays_dark(colorizer, tmp_path):
+    levels = np.full((20, 30), 200, np.uint16)
+    Image.fromarray(levels).save(tmp_path / "dark.png")
+    (tmp_path / "dark.pgm").write_bytes(b"P5 30 20 65535\n" + levels.astype(">u2").tobytes())
+    for path in tmp_path.glob("dark.*"):
+        assert gray_of(colorizer.colorize(path)).max() == 1, path
+
+
 def test_files_of_many_formats(colorizer, tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
     image = Image.fromarray(levels)
@@ -351,6 +359,7 @@ def bad_files(folder):
         (folder / name).write_bytes(content)
         yield name, message
     yield "missing.jpg", "does not exist"
+    yield "text.jpg/below.jpg", "does not exist"
     (folder / "folder.jpg").mkdir()
     yield "folder.jpg", "is a folder"
 
