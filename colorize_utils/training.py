@@ -63,7 +63,6 @@ class Trainer:
         self.optimizer_d = Adam(self.discriminator.parameters(), **adam)
 
         self.pictures = _digest(splits)
-
         self.history: History = {curve: [] for curve in CURVES}
         self.epoch = 0  # epochs that are complete
         self.step_losses: list[Tensor] = []  # of the epoch under way, each (5,), in the order of STEP_LOSSES
@@ -77,7 +76,7 @@ class Trainer:
         real (B, 3, H, W) and gray (B, 1, H, W) in [0, 1], on the trainer's device.
         """
         recipe = self.recipe
-        fake = self.generate(gray)  # (B, 3, H, W)
+        fake = self.generate(gray)  # (B, 3, H, W); the generator does not change until its own step
         for real_batch, fake_batch in self.adversary_batches(real, fake, random):
             d_loss = self.update_discriminator(real_batch, fake_batch, random)
 
@@ -113,7 +112,7 @@ class Trainer:
         """One Adam step of the discriminator or critic on real and generated pictures, (B, 3, H, W) each.
 
         A critic's 64 pictures are taken `batch_size` at a time and their gradients added up: it treats each picture
-        on its own, so that this is the same step in a fraction of the memory. A discriminator gets one batch anyway.
+        on its own, so that this is the same step in a fraction of the memory. A discriminator's batch is one such part.
         """
         total = torch.zeros((), device=self.device)
         part = self.recipe.batch_size
