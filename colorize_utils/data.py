@@ -40,8 +40,12 @@ def unit(levels: Tensor) -> Tensor:
     """
     if levels.device.type == "cpu":
         return levels.to(torch.float32).div(255)
-    table = torch.arange(256, dtype=torch.float32).div(255).to(levels.device)
-    return table[levels.int()]
+    return unit_table().to(levels.device)[levels.int()]
+
+
+def unit_table() -> Tensor:
+    """(256,) float32 on the CPU: what each 8-bit level is in [0, 1]."""
+    return torch.arange(256, dtype=torch.float32).div(255)
 
 
 class PairDataset(Dataset):

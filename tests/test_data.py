@@ -28,6 +28,7 @@ from colorize_utils.data import (
     make_loader,
     sample_photograph,
     unit,
+    unit_table,
 )
 from colorize_utils.errors import DataError
 from colorize_utils.generated import generate_flowers
@@ -122,9 +123,11 @@ def test_shuffling_follows_the_seed(splits):
     assert sorted(picture.sum().item() for picture in first) == sorted(picture.sum().item() for picture in other)
 
 
-def test_unit_is_a_division_by_255_on_other_devices_too():
+def test_unit_and_its_table_give_what_to_tensor_gives():
     levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(unit(levels), levels.float() / 255)
+    expected = transforms.functional.to_tensor(levels.numpy()[:, None, None]).flatten()
+    assert torch.equal(unit(levels), expected)
+    assert torch.equal(unit_table()[levels.int()], expected)
     assert unit(levels.to("meta")).dtype == torch.float32  # the table's path, as far as a machine without a GPU goes
 
 
