@@ -13,6 +13,7 @@ import re
 import struct
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Mapping
@@ -91,14 +92,15 @@ CATALOGUE = {
 
 
 def fetch(name_or_path: str | os.PathLike, cache: Path | None = None, progress: bool = True) -> Path:
-    """A local, verified file for a name of the catalogue, or for a path (returned as it is if it exists).
+    """A local, verified file for a name of the catalogue, a link (https://…, Google Drive's among them), or a path
+    (returned as it is if it exists).
 
     Downloads go to `cache` (default: `cache_folder()/checkpoints`), whole or not at all, and are verified at every use;
     a file that is a web page, cut short or altered is deleted and the next source tried.
 
     Raises CheckpointError with a line for each source that failed, and what to do about it.
     """
-    entry = CATALOGUE.get(os.fspath(name_or_path))
+    entry = CATALOGUE.get(os.fspath(name_or_path)) or _linked(os.fspath(name_or_path))
     if entry is None:
         path = Path(name_or_path).expanduser()
         if path.is_file():
@@ -128,6 +130,21 @@ def fetch(name_or_path: str | os.PathLike, cache: Path | None = None, progress: 
         + ". Get the file on another machine or in a browser, and pass its path (on Colab, upload it to your Drive and "
         "pass /content/drive/MyDrive/FILE) as model_path"
     )
+
+
+def _linked(link: str) -> CatalogueEntry | None:
+    """An entry made up for a link that somebody pasted; None for what is no link."""
+    if not link.startswith(("https://", "http://")):
+        return None
+    url = urllib.parse.urlsplit(link)
+    suffix = Path(url.path).suffix if Path(url.path).suffix in (".safetensors", ".pth", ".pt") else ".pth"
+    name, source = f"link-{hashlib.sha256(link.encode()).hexdigest()[:12]}", link
+    if url.hostname == "drive.google.com":
+        found = re.search(r"/d/([\w-]+)", url.path) or re.search(r"(?:^|&)id=([\w-]+)", url.query)
+        if found is None:
+            raise CheckpointError(f"{link} names no file on Google Drive; share the file itself and copy its link")
+        source = f"drive:{found.group(1)}"
+    return CatalogueEntry(name, (source,), "unknown", 1.0, 256, "unknown", link, suffix=suffix)
 
 
 def _downloaded(entry: CatalogueEntry, source: str, cache: Path, progress: bool) -> Path:

@@ -224,6 +224,41 @@ def test_progress_is_shown_and_can_be_silenced(catalogue, capsys, own_cache):
     assert "flower.safetensors" in capsys.readouterr().err
 
 
+def test_a_link_is_fetched_once_and_loads(server, own_cache):
+    link = f"{server.url}/good"
+    assert load_generator(link, progress=False).size == 32
+    assert load_generator(link, progress=False).width == 1 / 16
+    assert server.requests == ["/good"]
+    with pytest.raises(CheckpointError, match="the server answered 404"):
+        fetch(f"{server.url}/missing", progress=False)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://drive.google.com/file/d/abc-12_3/view?usp=share_link",
+        "https://drive.google.com/open?id=abc-12_3",
+        "https://drive.google.com/uc?export=download&id=abc-12_3",
+    ],
+)
+def test_links_of_google_drive_go_through_gdown(server, monkeypatch, link):
+    ids = []
+
+    def download(id, output, quiet):
+        ids.append(id)
+        with open(output, "wb") as file:
+            file.write(server.content)
+
+    monkeypatch.setattr("gdown.download", download)
+    assert fetch(link, progress=False).read_bytes() == server.content
+    assert ids == ["abc-12_3"]
+
+
+def test_a_link_to_a_folder_of_google_drive_is_told():
+    with pytest.raises(CheckpointError, match="names no file on Google Drive"):
+        fetch("https://drive.google.com/drive/folders/", progress=False)
+
+
 def test_paths_and_names_that_lead_nowhere(tmp_path, tiny_checkpoint):
     assert fetch(tiny_checkpoint) == tiny_checkpoint
     assert fetch(str(tiny_checkpoint)) == tiny_checkpoint
