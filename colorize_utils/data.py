@@ -43,6 +43,11 @@ def unit(levels: Tensor) -> Tensor:
     return unit_table().to(levels.device)[levels.int()]
 
 
+def levels_of(picture: Tensor) -> np.ndarray:
+    """(H, W, C) uint8 of a picture (C, H, W) in about [0, 1]: clamped to it, and rounded."""
+    return picture.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+
+
 def unit_table() -> Tensor:
     """(256,) float32 on the CPU: what each 8-bit level is in [0, 1]."""
     return torch.arange(256, dtype=torch.float32).div(255)
@@ -75,6 +80,16 @@ class PairDataset(Dataset):
     def head(self, count: int) -> "PairDataset":
         """The first `count` pairs: for a quick look or a quick epoch."""
         return PairDataset(self.pictures, self.rows[:count], self.names[:count])
+
+    def sample(self, count: int | None, seed: int = 0) -> "PairDataset":
+        """`count` pairs (all for None, or where there are fewer) that a seed chooses, in the order that they have.
+
+        Flowers-102 is sorted by species here and there, so that its first pictures stand for nothing.
+        """
+        if count is None or count >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        return PairDataset(self.pictures, self.rows[chosen], [self.names[place] for place in chosen])
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,7 @@ def _flowers102(root: str | Path | None, split: str, size: int, crop: bool, fold
 
     def read(index: int) -> np.ndarray:
         try:
-            return _square(flowers[index][0], size, crop)
+            return squared(flowers[index][0], size, crop)
         except OSError as error:
             raise DataError(f"{base}: picture {index} of the {split} split cannot be read ({error})") from error
 
@@ -190,7 +205,7 @@ def _folder(root: Path, size: int, crop: bool, folder, progress) -> DecodedPictu
             picture = open_upright(paths[index])
             if picture.mode.startswith(("I", "F")):  # wider than 8 bits: Pillow's own conversion would clip
                 picture = Image.fromarray(to_gray(picture).gray)
-            return _square(picture.convert("RGB"), size, crop)
+            return squared(picture.convert("RGB"), size, crop)
         except PictureError as error:
             raise DataError(str(error)) from error
 
@@ -198,8 +213,9 @@ def _folder(root: Path, size: int, crop: bool, folder, progress) -> DecodedPictu
     return decode([path.relative_to(root).as_posix() for path in paths], read, size, key, folder, progress)
 
 
-def _square(picture: Image.Image, size: int, crop: bool) -> np.ndarray:
-    """(size, size, 3) uint8: `transforms.Resize((size, size))`, or `Resize(size)` and `CenterCrop(size)`."""
+def squared(picture: Image.Image, size: int, crop: bool = False) -> np.ndarray:
+    """A picture as a square, (size, size, 3) uint8, or (size, size) of a gray one: squashed to it as in the submission,
+    `transforms.Resize((size, size))`, or its middle, `Resize(size)` and `CenterCrop(size)`."""
     from torchvision.transforms import functional
 
     if crop:

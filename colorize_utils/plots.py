@@ -3,6 +3,7 @@
 Figures are made without pyplot, so that nothing pops up and nothing has to be closed.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from colorize_utils.data import levels_of
 from colorize_utils.files import written_whole
 
 # Curve → (title, axis label), in the submission's order.
@@ -23,6 +25,7 @@ CURVE_TITLES = {
     "mae": ("Validation MAE", "MAE"),
     "ssim": ("Validation SSIM", "SSIM"),
 }
+MAX_SNAPSHOTS = 8
 
 
 def plot_history(
@@ -43,6 +46,39 @@ def plot_history(
         figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right")
     else:
         figure.suptitle(title)
+    return figure
+
+
+def plot_progress(
+    history: Mapping[str, Sequence[float]], snapshots: Mapping[int, np.ndarray], gray: np.ndarray, original: np.ndarray
+) -> Figure:
+    """A run under way: both losses, validation PSNR, and below them one flower as the generator sees it.
+
+    snapshots: epoch → the generator's picture (H, W, 3) uint8; at most `MAX_SNAPSHOTS` are drawn, spread evenly, first
+    and last among them. gray (H, W) and original (H, W, 3), uint8, frame them.
+    """
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    curves, strip = figure.subfigures(2, 1, height_ratios=(1.5, 1))
+    losses, rivals, quality = curves.subplots(1, 3)
+    for axis, curve, title, unit in (
+        (losses, "generator_loss", "Generator loss", "loss"),
+        (rivals, "discriminator_loss", "Discriminator loss", "loss"),
+        (quality, "psnr", "Validation PSNR", "dB"),
+    ):
+        values = history.get(curve, [])
+        axis.plot(range(1, len(values) + 1), values, marker="." if len(values) < 30 else None)
+        axis.set(title=title, xlabel="epoch", ylabel=unit)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    epochs = sorted(snapshots)
+    if len(epochs) > MAX_SNAPSHOTS:
+        epochs = [epochs[round(place)] for place in np.linspace(0, len(epochs) - 1, MAX_SNAPSHOTS)]
+    pictures = [("gray", gray), *((f"epoch {epoch}", snapshots[epoch]) for epoch in epochs), ("original", original)]
+    for axis, (title, picture) in zip(strip.subplots(1, MAX_SNAPSHOTS + 2), pictures, strict=False):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=9)
+    for axis in strip.axes:
+        axis.axis("off")
     return figure
 
 
@@ -74,9 +110,16 @@ def plot_pairs(gray: Tensor, generated: Tensor, original: Tensor) -> Figure:
 
 def _pixels(picture: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(picture, Tensor):
-        picture = picture.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        picture = levels_of(picture)
         return picture[..., 0] if picture.shape[-1] == 1 else picture
     return picture
+
+
+def figure_png(figure: Figure, dpi: int = 100) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

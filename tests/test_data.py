@@ -24,9 +24,11 @@ from colorize_utils.data import (
     PairDataset,
     flip_some,
     generator_for,
+    levels_of,
     load_splits,
     make_loader,
     sample_photograph,
+    squared,
     unit,
     unit_table,
 )
@@ -307,12 +309,12 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(folder, own_cache):
     script = textwrap.dedent("""
         import sys, time
         import colorize_utils.data as data
-        read = data._square
+        read = data.squared
         def slow(*arguments):
             print("reading", flush=True)
             time.sleep(0.3)
             return read(*arguments)
-        data._square = slow
+        data.squared = slow
         data.load_splits(sys.argv[1], 32, progress=False)
     """)
     process = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE)
@@ -412,3 +414,31 @@ def test_sample_photograph_is_gray():
 def test_the_real_flowers_have_the_official_split():
     splits = load_splits(os.environ["COLORIZE_TEST_FLOWERS"], 64, progress=False)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [1020, 1020, 6149]
+
+
+# ---------------------------------------------------------------- samples and squares
+
+
+def test_a_sample_is_chosen_by_its_seed_and_keeps_the_order(splits):
+    names = splits.train.names
+    sample = splits.train.sample(10, seed=1)
+    assert sample.names == [name for name in names if name in set(sample.names)]
+    assert sample.names == splits.train.sample(10, seed=1).names != splits.train.sample(10, seed=2).names
+    for place, name in enumerate(sample.names):
+        assert torch.equal(sample[place][0], splits.train[names.index(name)][0])
+
+
+@pytest.mark.parametrize("count", [None, 32, 1000])
+def test_a_sample_of_all_is_all(splits, count):
+    assert splits.train.sample(count).names == splits.train.names
+
+
+def test_a_picture_is_squashed_or_cropped_to_a_square():
+    picture = Image.fromarray(np.repeat([[0] * 32 + [255] * 64 + [0] * 32], 64, axis=0).astype(np.uint8))  # 128×64
+    assert squared(picture, 64).mean() == pytest.approx(127.5, abs=1)  # the dark sides are still there
+    assert squared(picture, 64, crop=True).min() == 255
+
+
+def test_levels_of_a_picture_are_clamped_and_rounded():
+    picture = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.2]).reshape(1, 1, 5)
+    assert levels_of(picture).flatten().tolist() == [0, 0, 128, 255, 255]

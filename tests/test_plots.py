@@ -1,9 +1,19 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from colorize_utils.plots import CURVE_TITLES, plot_grid, plot_history, plot_pairs, save_figure
+from colorize_utils.plots import (
+    CURVE_TITLES,
+    figure_png,
+    plot_grid,
+    plot_history,
+    plot_pairs,
+    plot_progress,
+    save_figure,
+)
 
 HISTORY = {curve: [3.0, 2.0, 1.5] for curve in CURVE_TITLES}
 
@@ -52,3 +62,21 @@ def test_figures_are_saved_whole(tmp_path):
     path = save_figure(figure, tmp_path / "below" / "grid.png")
     with Image.open(path) as image:
         assert image.size == tuple(round(100 * inches) for inches in figure.get_size_inches())
+
+
+def test_progress_draws_at_most_eight_snapshots_first_and_last_among_them():
+    picture, gray = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    history = {"generator_loss": [1.0] * 30, "discriminator_loss": [1.0] * 30, "psnr": [20.0] * 30}
+    figure = plot_progress(history, dict.fromkeys(range(1, 31), picture), gray, picture)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert titles[:3] == ["Generator loss", "Discriminator loss", "Validation PSNR"]
+    assert titles[3:5] == ["gray", "epoch 1"]
+    assert titles[-2:] == ["epoch 30", "original"]
+    assert len(titles) == 3 + 2 + 8
+    assert Image.open(io.BytesIO(figure_png(figure, dpi=50))).size == (600, 230)
+
+
+def test_progress_before_the_first_epoch_shows_gray_and_original():
+    picture, gray = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    figure = plot_progress({}, {}, gray, picture)
+    assert [axis.get_title() for axis in figure.axes if axis.images] == ["gray", "original"]
