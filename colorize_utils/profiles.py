@@ -1,0 +1,57 @@
+"""How much of a recipe to run: all of it, a lesson's worth, or just enough to see that it works.
+
+A profile changes a recipe's scale (pixels, width, epochs, pictures a step, learning rate) and nothing of its idea: the
+losses, their weights and every switch but the decay stay as they are.
+"""
+
+import os
+from dataclasses import dataclass, replace
+
+from colorize_utils.recipes import Recipe
+
+PROFILES = ("full", "class", "smoke")
+VARIABLE = "COLORIZE_PROFILE"  # the environment variable that overrides what a notebook says
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A recipe at a scale, and the pictures to run it on.
+
+    data: a source for `data.load_splits`, None for the real flowers. count: how many, where they are generated.
+    test_pictures: how many test pictures are scored, chosen by a seed; None for all.
+    """
+
+    name: str
+    recipe: Recipe
+    data: str | None = None
+    count: int = 200
+    test_pictures: int | None = None
+
+
+def choose_profile(name: str, recipe: Recipe, device_type: str = "cpu") -> Profile:
+    """The profile `name` of a recipe; the environment variable `COLORIZE_PROFILE`, where set, goes before `name`.
+
+    full: the recipe as the submission has it, for an overnight GPU.
+    class: narrower networks on fewer pixels, with a larger learning rate that falls to 0, because a short run has no
+        time for small steps: about five minutes on a free GPU (`device_type` "cuda"), ten to twenty on two CPU cores.
+    smoke: seconds, on generated flowers; shows that every cell runs, and little else.
+
+    Raises ValueError where there is no such profile.
+    """
+    name = os.environ.get(VARIABLE) or name
+    wasserstein = recipe.adversary == "critic"
+    if name == "full":
+        return Profile(name, recipe)
+    if name == "class":
+        quick = replace(recipe, learning_rate=1e-3, decay=True)
+        if device_type == "cuda":
+            quick = replace(quick, size=128, width=0.25 if wasserstein else 0.5, batch_size=16, epochs=30)
+        else:
+            quick = replace(quick, size=64, width=0.125 if wasserstein else 0.25, epochs=20)
+        if wasserstein:  # 64 at once would leave the critic too few steps; as many pictures, in four times the steps
+            quick = replace(quick, critic_batch_size=2 * quick.batch_size, epochs=recipe.epochs)
+        return Profile(name, quick, test_pictures=1000)
+    if name == "smoke":
+        tiny = replace(recipe, size=32, width=1 / 16, epochs=2, batch_size=8, critic_batch_size=8, learning_rate=1e-3)
+        return Profile(name, tiny, data="generated", count=50)
+    raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}")
