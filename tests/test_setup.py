@@ -37,12 +37,12 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 LAYERS = [
     "__init__",
     "errors files luminance generated recipes",
-    "models pictures losses cache",
+    "models pictures losses cache profiles",
     "devices data",
     "metrics checkpoints plots",
-    "training inference",
+    "training inference notebook",
     "folders",
-    "cli",
+    "cli widgets",
     "__main__",
 ]
 
