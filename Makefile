@@ -1,6 +1,9 @@
 # make colorize               set up, and colorize a sample photograph
 # make colorize PHOTO=my.jpg  … or your own picture or folder
-# make test                   set up, lint and run every test
+# make test                   set up, lint and run every test, the notebooks among them
+# make lab                    open the notebooks in JupyterLab
+# make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
+# make notebooks              run the notebooks for real and keep their outputs (pictures: COLORIZE_DATA)
 # make wheel                  build dist/colorize_utils-*.whl, weights included
 # make clean                  remove what the others made, but no pictures
 
@@ -9,8 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MODEL ?=
+NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize test wheel clean
+.PHONY: colorize test lab browser-test notebooks wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)")
@@ -19,6 +23,20 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python -m pytest --cov=colorize_utils --cov-report=term-missing:skip-covered --cov-fail-under=90
+	# "Restart and run all", twice in a row: the second time the runs are there already.
+	runs=$$(mktemp -d) && for time in first second; do \
+	    COLORIZE_PROFILE=smoke COLORIZE_RUNS=$$runs MPLBACKEND=module://matplotlib_inline.backend_inline \
+	    $(BIN)/python -m pytest $(NBVAL) -x notebooks || exit 1; done && rm -r $$runs
+
+lab: $(VENV)/installed-lab
+	$(BIN)/jupyter lab notebooks
+
+browser-test: $(VENV)/installed-dev $(VENV)/installed-lab
+	$(BIN)/python -m pytest tests/browser
+
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python notebooks/release.py address
+	$(BIN)/python notebooks/release.py run
 
 wheel: $(VENV)/installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -30,6 +48,10 @@ $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e ".[dev]"
+	touch $@
+
+$(VENV)/installed-lab: $(VENV)/installed
+	$(PIP) -e ".[browser]"
 	touch $@
 
 clean:

@@ -250,19 +250,20 @@ class Discriminator(nn.Module):
 
     def score_map(self, colour: Tensor) -> Tensor:
         """The scores before any sigmoid, (B, 1, h, w)."""
-        _require_pictures(colour, 3, type(self).__name__)
-        side = min(colour.shape[-2:])
-        if side < self.MIN_SIZE:
-            raise ValueError(
-                f"{type(self).__name__} takes pictures from {self.MIN_SIZE}×{self.MIN_SIZE} up, "
-                f"got {colour.shape[-2]}×{colour.shape[-1]}"
-            )
+        self._require_large(colour)
         features = colour
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5, self.layer6):
             features = layer(features)
             if min(features.shape[-2:]) >= 2 * self.MIN_MAP:
                 features = F.max_pool2d(features, kernel_size=2)
         return self.final_conv(features)
+
+    def _require_large(self, colour: Tensor) -> None:
+        name, least = type(self).__name__, self.MIN_SIZE
+        _require_pictures(colour, 3, name)
+        height, width = colour.shape[-2:]
+        if min(height, width) < least:
+            raise ValueError(f"{name} takes pictures from {least}×{least} up, got {height}×{width}")
 
 
 class Critic(Discriminator):

@@ -93,7 +93,7 @@ def before_after(gray: Image.Image, colour: Image.Image, name: str = "the pictur
     """HTML with both pictures, one over the other, and a slider that moves the border between them.
 
     Nothing but HTML and CSS, and one attribute that hands the slider's position to the CSS: it needs no library and no
-    network. Where a viewer takes that attribute away, the border stays in the middle.
+    network. A viewer that takes such attributes away, as Jupyter does until the cell is run, shows the colour alone.
     """
     label = html.escape(name, quote=True)
     width = min(PREVIEW_SIDE, max(gray.width, 320))
@@ -192,7 +192,9 @@ def results_html(results: list[Result], failures: list[str]) -> str:
     parts = [f'<p style="color:#b00020">{html.escape(line)}</p>' for line in failures]
     handed_over = sum(len(result.content) for result in results) <= LINKED_BYTES
     if not handed_over:
-        parts.append("<p>Too much to hand over through the browser: press Save, and find the files in the folder.</p>")
+        parts.append(
+            "<p>Too much to hand over through the browser: press the Save button, and find the files in its folder.</p>"
+        )
     elif len(results) > 1:
         parts.append(f"<p>{download_link(zipped(results), 'colorized.zip', f'Download all {len(results)} (ZIP)')}</p>")
     for result in results[:SHOWN_AT_ONCE]:
@@ -230,8 +232,11 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
 
     ready = {colorizer.name: colorizer}  # models that were loaded already
     results: list[Result] = []
-    upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload pictures")
-    model = ipywidgets.Dropdown(options=model_choices(colorizer.name), value=colorizer.name, description="Model")
+    fitting = ipywidgets.Layout(width="auto")
+    upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload pictures", layout=fitting)
+    model = ipywidgets.Dropdown(
+        options=model_choices(colorizer.name), value=colorizer.name, description="Model", layout=fitting
+    )
     lowest, highest = STRENGTHS
     chroma = ipywidgets.FloatSlider(
         value=min(max(strength, lowest), highest),
@@ -241,7 +246,7 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
         description="Chroma",
         continuous_update=False,  # colorize when the slider is let go
     )
-    save = ipywidgets.Button(description="Save", disabled=True)
+    save = ipywidgets.Button(description=f"Save to {folder.name}/", disabled=True, layout=fitting)
     status, page = ipywidgets.HTML("Upload one or more gray pictures."), ipywidgets.HTML()
 
     def refresh(_) -> None:
@@ -273,4 +278,5 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
     for control in (upload, model, chroma):
         control.observe(refresh, names="value")
     save.on_click(save_all)
-    return ipywidgets.VBox([ipywidgets.HBox([upload, model, chroma, save]), status, page])
+    controls = ipywidgets.HBox([upload, model, chroma, save], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return ipywidgets.VBox([controls, status, page])

@@ -81,12 +81,13 @@ def test_constraints_pin_everything_that_is_required_and_fit_it():
         if not line.startswith("#"):
             name, version = line.split("==")
             pins[re.sub(r"[-_.]+", "-", name).lower()] = version
-    development = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
-    for requirement in [*requirements(), *map(Requirement, development)]:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for requirement in [*requirements(), *map(Requirement, extras["dev"] + extras["browser"])]:
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 
 def test_the_repositorys_address_stands_once():
+    """But in notebooks and badges, where test_notebooks.py compares it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     address = project["urls"]["Repository"]
     holders = [

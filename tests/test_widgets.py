@@ -225,7 +225,7 @@ def test_what_is_too_much_for_a_browser_is_left_to_the_save_button(colorizer, gr
     monkeypatch.setattr(widgets, "SHOWN_AT_ONCE", 2)
     page = Page(results_html(results, []))
     assert page.all("a") == []
-    assert "press Save" in page.text
+    assert "press the Save button" in page.text
     assert len(page.all("input")) == 2
     assert "and 1 more" in page.text
 

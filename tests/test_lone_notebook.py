@@ -1,0 +1,177 @@
+"""A notebook that came alone, as Colab fetches it: its first and last cell, in an empty folder, without the package.
+
+The kernel is one of a fresh environment that has everything this one has but colorize_utils.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client import KernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from colorize_utils.checkpoints import save
+from colorize_utils.models import UNet
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("GAN-L1", "GAN-MSE", "WGAN")
+
+
+@pytest.fixture
+def python(tmp_path):
+    """The interpreter of an environment of its own, without colorize_utils."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin" / "python"
+    site = Path(
+        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    )
+    for package in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "colorize_utils" not in package.name and package.suffix != ".pth":
+            (site / package.name).symlink_to(package)
+    return python
+
+
+@pytest.fixture
+def lone(tmp_path, python, monkeypatch):
+    """Runs cells of a notebook that lies alone in a folder; returns the printed text and the shown HTML of each."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    kernel = tmp_path / "kernels" / "lone"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(
+        f'{{"argv": ["{python}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"], '
+        '"display_name": "lone", "language": "python"}'
+    )
+    for variable in ("PYTHONPATH", "COLORIZE_REPO_URL", "COLORIZE_PROFILE", "COLORIZE_RUNS"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def run(name, places, edit=lambda source: source):
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)
+        notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        notebook.cells = [code[place] for place in places]
+        for cell in notebook.cells:
+            cell.source = edit(cell.source)
+        specs = KernelSpecManager(kernel_dirs=[str(kernel.parent)])
+        manager = KernelManager(kernel_name="lone", kernel_spec_manager=specs)
+        resources = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, km=manager, timeout=120, store_widget_state=False, resources=resources).execute()
+        printed = ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in notebook.cells]
+        html = ["".join(o.get("data", {}).get("text/html", "") for o in cell.outputs) for cell in notebook.cells]
+        return printed, html
+
+    run.folder = folder
+    return run
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository of what is in the working tree, to be cloned; its branch is called otherwise than usual."""
+    repository = tmp_path_factory.mktemp("repository")
+    names = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    for name in names:
+        if name.startswith(("colorize_utils/", "pyproject", "README", "LICENSE", "requirements")):
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=lesson"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "All of it"], ["tag", "v1"]):
+        subprocess.run([*git, *command], cwd=repository, check=True)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def wheel(repository, tmp_path_factory):
+    """As `make wheel` builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--wheel-dir", folder, repository], check=True)
+    (wheel,) = folder.glob("colorize_utils-*.whl")
+    return wheel
+
+
+def assert_colorized(printed, html, model="model: flowers-64, which comes with the package"):
+    assert model in printed[-1]
+    assert html[-1].count("<img") == 2  # the photograph, gray and in colour
+    assert "640×427" in html[-1]
+
+
+@pytest.mark.parametrize(("name", "ref"), [("GAN-L1", ""), ("GAN-MSE", "#lesson"), ("WGAN", "#v1")])
+def test_from_a_clone(lone, repository, name, ref, monkeypatch):
+    monkeypatch.setenv("COLORIZE_REPO_URL", f"file://{repository}{ref}")
+    printed, html = lone(name, [0, -1])
+    assert "from colorize_utils/colorize_utils\n" in printed[0]
+    assert_colorized(printed, html)
+    assert (lone.folder / "colorize_utils" / ".git").is_dir()
+    monkeypatch.setenv("COLORIZE_REPO_URL", "file:///nowhere")  # the second time nothing is fetched
+    assert_colorized(*lone(name, [0, 0, -1]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_a_wheel_beside_it(lone, wheel, name, monkeypatch):
+    monkeypatch.setenv("COLORIZE_REPO_URL", "file:///nowhere")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # as in a room without network
+    shutil.copy(wheel, lone.folder)
+    printed, html = lone(name, [0, 0, -1])
+    assert "site-packages/colorize_utils\n" in printed[0]
+    assert_colorized(printed, html)
+    (lone.folder / wheel.name).unlink()
+    assert_colorized(*lone(name, [0, -1]))  # it stays installed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_nothing_it_says_what_to_do(lone, name, monkeypatch):
+    monkeypatch.setenv("COLORIZE_REPO_URL", "http://127.0.0.1:9/nobody/nothing")
+    with pytest.raises(
+        CellExecutionError, match="no colorize_utils: set REPO_URL above, or put its wheel in this folder"
+    ):
+        lone(name, [0])
+    assert [path.name for path in lone.folder.iterdir()] == [f"{name}.ipynb"]  # nothing half-fetched
+
+
+def test_with_nothing_and_without_git_it_says_the_same(lone, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CellExecutionError, match="no colorize_utils: set REPO_URL above"):
+        lone("GAN-L1", [0])
+
+
+def test_the_last_cell_takes_a_path_and_gets_over_a_dead_link(lone, repository, monkeypatch):
+    monkeypatch.setenv("COLORIZE_REPO_URL", f"file://{repository}")
+    save(lone.folder / "mine.safetensors", UNet(width=1 / 16), {"size": 32})
+    printed, html = lone("GAN-L1", [0, -1], lambda source: source.replace('path = ""', 'path = "mine.safetensors"'))
+    assert_colorized(printed, html, "model: mine.safetensors")
+    dead = "http://127.0.0.1:9/weights.pth"
+    printed, html = lone("GAN-L1", [0, -1], lambda source: source.replace('path = ""', f'path = "{dead}"'))
+    assert f"{dead} cannot be used: " in printed[-1]
+    assert_colorized(printed, html)
+
+
+def test_first_generator_and_last_are_the_submissions_way(lone, repository, monkeypatch):
+    """First block, the block under the headline Generator, last block."""
+    monkeypatch.setenv("COLORIZE_REPO_URL", f"file://{repository}")
+    monkeypatch.setenv("COLORIZE_PROFILE", "smoke")
+    notebook = nbformat.read(ROOT / "notebooks" / "GAN-L1.ipynb", as_version=4)
+    section, places, code = "", [], -1
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            section = next((line for line in cell.source.splitlines() if line.startswith("## ")), section)
+        else:
+            code += 1
+            if section in ("## 1. Set-up", "## 5. Generator", "## 14. Running instructions"):
+                places.append(code)
+    printed, html = lone("GAN-L1", places)
+    assert any("parameters" in text for text in printed)
+    assert_colorized(printed, html)
+
+
+def test_the_environment_is_really_without_the_package(python):
+    result = subprocess.run([python, "-c", "import colorize_utils"], capture_output=True, text=True, cwd=os.sep)
+    assert "No module named 'colorize_utils'" in result.stderr
