@@ -31,7 +31,7 @@ test: $(VENV)/installed-dev
 lab: $(VENV)/installed-lab
 	$(BIN)/jupyter lab notebooks
 
-browser-test: $(VENV)/installed-dev $(VENV)/installed-lab
+browser-test: $(VENV)/installed-browser
 	$(BIN)/python -m pytest tests/browser
 
 notebooks: $(VENV)/installed-dev
@@ -50,8 +50,12 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e ".[dev]"
 	touch $@
 
+$(VENV)/installed-browser: $(VENV)/installed-dev
+	$(PIP) -e ".[lab,browser]"
+	touch $@
+
 $(VENV)/installed-lab: $(VENV)/installed
-	$(PIP) -e ".[browser]"
+	$(PIP) -e ".[lab]"
 	touch $@
 
 clean:

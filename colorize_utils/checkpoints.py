@@ -31,7 +31,7 @@ from colorize_utils import __version__
 from colorize_utils.cache import cache_folder
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import written_whole
-from colorize_utils.models import BASE_CHANNELS, GENERATORS, build_generator
+from colorize_utils.models import BASE_CHANNELS, GENERATORS, LuminanceKept, build_generator
 
 BUNDLED = Path(__file__).parent / "weights"
 TIMEOUT = 30  # seconds without a byte before a server counts as gone
@@ -391,6 +391,13 @@ class LoadedGenerator:
     size: int
     name: str
     metadata: dict
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network as it was trained: on the given luminance, where its recipe kept that."""
+        recipe = self.metadata.get("recipe")
+        kept = isinstance(recipe, dict) and recipe.get("keep_luminance", False)
+        return LuminanceKept(self.network) if kept else self.network
 
 
 def load_generator(

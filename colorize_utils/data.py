@@ -59,7 +59,7 @@ class PairDataset(Dataset):
     pictures: (M, H, W, 3) uint8, RGB. rows: the pictures that belong to the data set, all by default. names: where
     each of those came from.
 
-    `dataset[3]` is a pair of (3, H, W) and (1, H, W); `dataset[[3, 1, 4]]` a batch of such pairs.
+    `dataset[3]` is a pair of (3, H, W) and (1, H, W); `dataset[:8]` and `dataset[[3, 1, 4]]` are batches of such pairs.
     """
 
     def __init__(self, pictures: np.ndarray, rows: np.ndarray | None = None, names: Sequence[str] | None = None):
@@ -70,11 +70,13 @@ class PairDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int | slice | Sequence[int]) -> tuple[Tensor, Tensor]:
         if isinstance(index, (int, np.integer)):
             colour, gray = self[[index]]
             return colour[0], gray[0]
-        levels = torch.from_numpy(self.pictures[self.rows[np.asarray(index)]]).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        levels = torch.from_numpy(
+            self.pictures[self.rows[index if isinstance(index, slice) else np.asarray(index)]]
+        ).permute(0, 3, 1, 2)  # (B, 3, H, W)
         return unit(levels).contiguous(), unit(gray_levels(levels))
 
     def head(self, count: int) -> "PairDataset":
@@ -94,12 +96,14 @@ class PairDataset(Dataset):
 
 @dataclass(frozen=True)
 class Splits:
-    """Training, validation and test pairs; `skipped` has a line for each picture left out, and why."""
+    """Training, validation and test pairs; `skipped` has a line for each picture left out, and why; `crop` says how
+    they became squares."""
 
     train: PairDataset
     val: PairDataset
     test: PairDataset
     skipped: tuple[str, ...] = ()
+    crop: bool = False
 
 
 def load_splits(
@@ -144,7 +148,7 @@ def load_splits(
     skipped = [line for part in (*training, val, test) for line in part.skipped]
     if not all(len(part.names) for part in (*training, val, test)):
         raise DataError(f"{source}: too few pictures to split into training, validation and test")
-    return Splits(_dataset(*training), _dataset(val), _dataset(test), tuple(dict.fromkeys(skipped)))
+    return Splits(_dataset(*training), _dataset(val), _dataset(test), tuple(dict.fromkeys(skipped)), crop)
 
 
 def _dataset(*parts: DecodedPictures) -> PairDataset:

@@ -54,7 +54,7 @@ class Colorizer:
         Architecture and width are recognised from the file. Raises CheckpointError (checkpoints.py).
         """
         loaded = load_generator(name_or_path, progress=progress)
-        return cls(loaded.network, loaded.size, loaded.name, device)
+        return cls(loaded.predictor, loaded.size, loaded.name, device)
 
     def colorize(self, picture, keep_luminance: bool = True, strength: float = 1.0) -> Image.Image:
         """The picture in colour: 8-bit RGB, or RGBA where it has alpha, of exactly its upright size.

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
-"""Reconstruction terms by name. L1 is the mean of |Y − Ŷ|: its best single guess is the median of the colours that are
-possible, which is one of them; that of MSE is their mean, which is brownish where red and yellow are both possible."""
+"""Reconstruction terms by name. L1 is the mean of |Y − Ŷ|: its best single guess is, channel by channel, the median of
+what is possible, which takes the majority's side; that of MSE is the mean, which lies between them."""
 
 
 def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:

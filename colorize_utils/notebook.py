@@ -1,77 +1,26 @@
-"""What a notebook needs of the place it runs in: the packages, a folder that outlasts it, a figure that grows.
+"""What a notebook needs of the place it runs in: a folder that outlasts it, a figure that grows, its own source.
 
 IPython is imported where it is used, so that everything here can also be called from a terminal.
 """
 
 import inspect
 import os
-import subprocess
-import sys
-import tempfile
 import textwrap
 from collections.abc import Callable
-from importlib import invalidate_caches, metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from colorize_utils import __version__
+from colorize_utils.bootstrap import on_colab
 from colorize_utils.data import levels_of
-from colorize_utils.devices import choose_device
+from colorize_utils.errors import TrainingError
 from colorize_utils.files import written_whole
-from colorize_utils.plots import figure_png, plot_progress
+from colorize_utils.plots import MAX_SNAPSHOTS, figure_png, plot_progress
 
-# Of each requirement the module that it brings. A test compares them with requirements.txt.
-MODULES = {
-    "gdown": "gdown",
-    "ipywidgets": "ipywidgets",
-    "matplotlib": "matplotlib",
-    "numpy": "numpy",
-    "pillow": "PIL",
-    "pytorch-msssim": "pytorch_msssim",
-    "safetensors": "safetensors",
-    "scikit-learn": "sklearn",
-    "scipy": "scipy",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "tqdm": "tqdm",
-}
 DRIVE = Path("/content/drive")
 RUNS = "COLORIZE_RUNS"  # the environment variable that names the folder of all runs
-
-
-def on_colab() -> bool:
-    return "google.colab" in sys.modules
-
-
-def prepare() -> None:
-    """Installs the packages that are missing, moves none that is there, and prints what the notebook runs on.
-
-    Where a package cannot be had, says which and goes on: colorizing needs fewer than training.
-    """
-    missing = [package for package, module in MODULES.items() if find_spec(module) is None]
-    if missing and not _install(missing):
-        print(f"missing, and could not be installed: {', '.join(missing)}; what needs them will say so")
-    place = os.path.relpath(Path(__file__).parent)
-    device = choose_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
-    print(f"colorize_utils {__version__} from {place}")
-    print(f"Python {sys.version.split()[0]}, torch {torch.__version__}, on {device.type} ({name})")
-
-
-def _install(packages: list[str]) -> bool:
-    """Whether pip could install `packages` with every distribution that is there held at its version."""
-    held = {found.metadata["Name"]: found.version for found in metadata.distributions() if found.metadata["Name"]}
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / "installed.txt"
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in held.items()), encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, "-c", str(constraints), *packages], stderr=subprocess.DEVNULL)
-    invalidate_caches()
-    return done.returncode == 0
 
 
 def runs_folder(mount_drive: bool = False) -> Path:
@@ -81,12 +30,18 @@ def runs_folder(mount_drive: bool = False) -> Path:
     """
     if RUNS in os.environ:
         return Path(os.environ[RUNS])
-    if mount_drive and on_colab():
+    if mount_drive:
+        mount()
+    on_drive = DRIVE / "MyDrive"
+    return on_drive / "colorize-runs" if on_drive.is_dir() else Path("runs")
+
+
+def mount() -> None:
+    """Mounts Google Drive, on Colab and where that is not done yet; elsewhere there is nothing to do."""
+    if on_colab() and not (DRIVE / "MyDrive").is_dir():
         from google.colab import drive
 
         drive.mount(str(DRIVE))
-    on_drive = DRIVE / "MyDrive"
-    return on_drive / "colorize_utils" / "runs" if on_drive.is_dir() else Path("runs")
 
 
 def show_source(*parts: Callable | type):
@@ -120,8 +75,16 @@ class LiveFigure:
             fake = predictor(self.gray[None].to(device))[0]
         predictor.train()
         self.snapshots[epoch] = levels_of(fake)
-        with written_whole(self.path) as temporary:
-            np.savez(temporary, **{str(epoch): picture for epoch, picture in self.snapshots.items()})
+        if len(self.snapshots) > 2 * MAX_SNAPSHOTS:  # every other one suffices: 350 of them would fill a Drive
+            kept = sorted(self.snapshots)[::2]
+            self.snapshots = {one: self.snapshots[one] for one in {*kept, epoch}}
+        try:
+            with written_whole(self.path) as temporary:
+                np.savez(temporary, **{str(one): picture for one, picture in self.snapshots.items()})
+        except OSError as error:
+            raise TrainingError(
+                f"cannot save {self.path} ({error.strerror or error}): free some space, then run this cell again"
+            ) from error
         self.show(history)
 
     def show(self, history: dict) -> None:

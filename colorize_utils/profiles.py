@@ -18,7 +18,8 @@ class Profile:
     """A recipe at a scale, and the pictures to run it on.
 
     data: a source for `data.load_splits`, None for the real flowers. count: how many, where they are generated.
-    test_pictures: how many test pictures are scored, chosen by a seed; None for all.
+    test_pictures: how many test pictures are scored, chosen by a seed; None for all. save_minutes: how much work a run
+    may lose.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Profile:
     data: str | None = None
     count: int = 200
     test_pictures: int | None = None
+    save_minutes: float = 5.0
 
 
 def choose_profile(name: str, recipe: Recipe, device_type: str = "cpu") -> Profile:
@@ -48,9 +50,9 @@ def choose_profile(name: str, recipe: Recipe, device_type: str = "cpu") -> Profi
             quick = replace(quick, size=128, width=0.25 if wasserstein else 0.5, batch_size=16, epochs=30)
         else:
             quick = replace(quick, size=64, width=0.125 if wasserstein else 0.25, epochs=20)
-        if wasserstein:  # 64 at once would leave the critic too few steps; as many pictures, in four times the steps
+        if wasserstein:  # 64 pictures for each of its updates would make an epoch take four times as long
             quick = replace(quick, critic_batch_size=2 * quick.batch_size, epochs=recipe.epochs)
-        return Profile(name, quick, test_pictures=1000)
+        return Profile(name, quick, test_pictures=1000, save_minutes=1.0)
     if name == "smoke":
         tiny = replace(recipe, size=32, width=1 / 16, epochs=2, batch_size=8, critic_batch_size=8, learning_rate=1e-3)
         return Profile(name, tiny, data="generated", count=50)

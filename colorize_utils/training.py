@@ -228,8 +228,8 @@ class Trainer:
 
 
 def _digest(splits: Splits) -> str:
-    """A short digest of which pictures are trained on and validated with."""
-    names = "\n".join([*splits.train.names, "", *splits.val.names])
+    """A short digest of which pictures are trained on and validated with, and of how they became squares."""
+    names = "\n".join([*splits.train.names, "", *splits.val.names, *(["cropped"] if splits.crop else [])])
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 

@@ -22,14 +22,15 @@ from colorize_utils.errors import ColorizeError
 from colorize_utils.files import written_whole
 from colorize_utils.folders import colorize_files
 from colorize_utils.inference import Colorizer
-from colorize_utils.notebook import runs_folder
+from colorize_utils.notebook import DRIVE, mount, runs_folder
 from colorize_utils.pictures import open_upright, to_gray
 
 PREVIEW_SIDE = 720  # pixels: what is looked at is smaller than what is downloaded
 SHOWN_AT_ONCE = 12  # comparisons on a page
 LINKED_BYTES = 20_000_000  # of all downloads on a page, so that a data URL stays below every browser's limit (32 MB)
 SAVED = Path("colorized")
-RUN_CHECKPOINTS = "*/best.safetensors"
+INVITATION = "Upload one or more gray pictures."
+RUN_CHECKPOINTS = "**/best.safetensors"
 STRENGTHS = (0.0, 2.0)
 BUTTON = "padding:4px 12px;border:1px solid #888;border-radius:4px;text-decoration:none;display:inline-block"
 
@@ -41,6 +42,8 @@ def choose_colorizer(model_path: str = "", device: str | None = None) -> Coloriz
     """A colorizer for `model_path` (a file, a link or a name of the catalogue) if that can be had, else for the first
     checkpoint of the catalogue that can. Prints which it is, and what was wrong with those before it."""
     chosen = model_path.strip()
+    if chosen.startswith(str(DRIVE)):
+        mount()
     candidates = [chosen, *CATALOGUE] if chosen else [*CATALOGUE]
     for candidate in dict.fromkeys([*candidates, DEFAULT]):
         try:
@@ -56,7 +59,9 @@ def choose_colorizer(model_path: str = "", device: str | None = None) -> Coloriz
 def model_choices(first: str = DEFAULT) -> list[tuple[str, str]]:
     """(label, name or path) of every checkpoint to choose from: `first`, the runs on this machine, the catalogue."""
     choices = [] if first in CATALOGUE else [(first, first)]
-    choices += [(f"your run {path.parent.name}", str(path)) for path in sorted(runs_folder().glob(RUN_CHECKPOINTS))]
+    runs = runs_folder()
+    for path in sorted(runs.glob(RUN_CHECKPOINTS)):
+        choices.append((f"your run {path.parent.relative_to(runs).as_posix()}", str(path)))
     for entry in CATALOGUE.values():
         how = "comes with the package" if entry.name == DEFAULT else "downloaded when first chosen"
         choices.append((f"{entry.name} ({how})", entry.name))
@@ -66,7 +71,7 @@ def model_choices(first: str = DEFAULT) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------- before and after
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """A picture before and after. Notebooks show it with a slider; `colour.save(…)` keeps the result.
 
@@ -76,6 +81,9 @@ class Comparison:
     name: str
     gray: Image.Image
     colour: Image.Image
+
+    def __repr__(self) -> str:
+        return f"{self.name}, {self.colour.width}×{self.colour.height}, gray and in colour"
 
     def _repr_html_(self) -> str:
         return before_after(self.gray, self.colour, self.name)
@@ -190,7 +198,8 @@ def download_link(content: bytes, filename: str, label: str) -> str:
 def results_html(results: list[Result], failures: list[str]) -> str:
     """The page of a batch: what failed, a comparison and a download for each picture, one download for all."""
     parts = [f'<p style="color:#b00020">{html.escape(line)}</p>' for line in failures]
-    handed_over = sum(len(result.content) for result in results) <= LINKED_BYTES
+    copies = 2 if len(results) > 1 else 1  # each alone, and all in one ZIP file
+    handed_over = copies * sum(len(result.content) for result in results) <= LINKED_BYTES
     if not handed_over:
         parts.append(
             "<p>Too much to hand over through the browser: press the Save button, and find the files in its folder.</p>"
@@ -247,16 +256,17 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
         continuous_update=False,  # colorize when the slider is let go
     )
     save = ipywidgets.Button(description=f"Save to {folder.name}/", disabled=True, layout=fitting)
-    status, page = ipywidgets.HTML("Upload one or more gray pictures."), ipywidgets.HTML()
+    status, page = ipywidgets.HTML(INVITATION), ipywidgets.HTML()
 
     def refresh(_) -> None:
         uploads = uploaded_files(upload)
         results.clear()
         failures = []
-        status.value = f"Colorizing {len(uploads)} …" if uploads else "Upload one or more gray pictures."
         try:
             if model.value not in ready:
+                status.value = f"Fetching {html.escape(model.value)} …"
                 ready[model.value] = Colorizer.from_checkpoint(model.value, colorizer.device, progress=False)
+            status.value = f"Colorizing {len(uploads)} …"
             done, failures = colorize_uploads(uploads, ready[model.value], chroma.value)
             results.extend(done)
         except ColorizeError as error:
@@ -265,8 +275,7 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
             failures = [f"{type(error).__name__}: {error}"]
         page.value = results_html(results, failures)
         save.disabled = not results
-        if uploads:
-            status.value = f"{len(results)} of {len(uploads)} colorized."
+        status.value = f"{len(results)} of {len(uploads)} colorized." if uploads else INVITATION
 
     def save_all(_) -> None:
         try:

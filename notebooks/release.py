@@ -31,6 +31,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without widgets and their state, warnings, progress bars, times, and what an editor noted for itself."""
     notebook.metadata = {key: notebook.metadata[key] for key in KEPT_METADATA if key in notebook.metadata}
     notebook.metadata["language_info"] = {"name": "python"}
+    if "colab" in notebook.metadata:
+        notebook.metadata["colab"] = {"toc_visible": True}  # not where on somebody's Drive it lay
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
@@ -60,6 +62,8 @@ def repository() -> str:
 
 def write_address(address: str, files: list[Path]) -> None:
     """Puts `address` (https://github.com/OWNER/NAME) where the bootstrap cells and the Colab badges have another."""
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+(?<!\.git)", address):
+        raise SystemExit(f"{address!r} is not of the form https://github.com/OWNER/NAME, as Colab's links need it")
     slug = address.removeprefix("https://github.com/")
     for path in files:
         text = path.read_text(encoding="utf-8")

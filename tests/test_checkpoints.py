@@ -16,6 +16,7 @@ from torch import nn
 from colorize_utils import checkpoints
 from colorize_utils.checkpoints import CATALOGUE, CatalogueEntry, fetch, identify, load_generator, read_weights
 from colorize_utils.errors import CheckpointError
+from colorize_utils.luminance import luma
 from colorize_utils.models import Discriminator, UNet, WGANUNet
 
 HTML = b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head></html>"
@@ -414,6 +415,18 @@ def test_bounded_networks_come_back_bounded(tmp_path, network):
     path = checkpoints.save(tmp_path / "weights.safetensors", network(1 / 64, bounded=True), {"bounded": True})
     colour = load_generator(path).network(torch.rand(1, 1, 32, 32))
     assert 0 < colour.min() <= colour.max() < 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_network_predicts_as_it_was_trained(tmp_path, tiny_unet, kept):
+    checkpoints.save(tmp_path / "a.safetensors", tiny_unet, {"size": 32, "recipe": {"keep_luminance": kept}})
+    loaded = load_generator(tmp_path / "a.safetensors")
+    gray = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.network(gray), tiny_unet.eval()(gray))
+        colour = loaded.predictor(gray)
+    assert torch.allclose(luma(colour), gray, atol=1e-5) == kept
+    assert (loaded.predictor is loaded.network) != kept
 
 
 def test_identify_knows_what_it_does_not_know():

@@ -428,6 +428,12 @@ def test_a_sample_is_chosen_by_its_seed_and_keeps_the_order(splits):
         assert torch.equal(sample[place][0], splits.train[names.index(name)][0])
 
 
+def test_a_slice_is_a_batch(splits):
+    for given, expected in zip(splits.val[1:3], splits.val[[1, 2]], strict=True):
+        assert torch.equal(given, expected)
+    assert len(splits.val[:100][0]) == len(splits.val)
+
+
 @pytest.mark.parametrize("count", [None, 32, 1000])
 def test_a_sample_of_all_is_all(splits, count):
     assert splits.train.sample(count).names == splits.train.names

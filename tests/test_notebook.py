@@ -1,8 +1,6 @@
 import io
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,40 +9,10 @@ from PIL import Image
 
 from colorize_utils import notebook, training
 from colorize_utils.data import levels_of
+from colorize_utils.errors import TrainingError
 from colorize_utils.models import LuminanceKept
-from colorize_utils.notebook import LiveFigure, prepare, runs_folder, show_source
+from colorize_utils.notebook import LiveFigure, runs_folder, show_source
 from colorize_utils.recipes import GAN_L1
-
-# ---------------------------------------------------------------- prepare
-
-
-def test_prepare_says_what_it_runs_on_and_installs_nothing_where_nothing_is_missing(capsys, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
-    prepare()
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("colorize_utils 0.1.0 from ")
-    assert "torch" in second
-
-
-def test_prepare_installs_what_is_missing_and_holds_the_rest(capsys, monkeypatch):
-    seen = {}
-
-    def pip(command, **_):
-        seen["packages"] = command[command.index("-c") + 2 :]
-        seen["held"] = Path(command[command.index("-c") + 1]).read_text().splitlines()
-        return subprocess.CompletedProcess(command, seen.get("code", 0))
-
-    monkeypatch.setattr(subprocess, "run", pip)
-    monkeypatch.setitem(notebook.MODULES, "pytorch-msssim", "a_module_that_nobody_has")
-    prepare()
-    assert seen["packages"] == ["pytorch-msssim"]
-    assert f"torch=={torch.__version__.split('+')[0]}" in [line.split("+")[0] for line in seen["held"]]
-    assert "missing" not in capsys.readouterr().out
-
-    seen["code"] = 1
-    prepare()
-    assert "missing, and could not be installed: pytorch-msssim" in capsys.readouterr().out
-
 
 # ---------------------------------------------------------------- where runs live
 
@@ -73,7 +41,7 @@ def test_runs_lie_on_the_drive_where_it_is_mounted(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "google", google)
     monkeypatch.setitem(sys.modules, "google.colab", google.colab)
     assert str(runs_folder()) == "runs"
-    on_drive = tmp_path / "drive" / "MyDrive" / "colorize_utils" / "runs"
+    on_drive = tmp_path / "drive" / "MyDrive" / "colorize-runs"
     assert runs_folder(mount_drive=True) == on_drive
     assert runs_folder() == on_drive
 
@@ -149,6 +117,21 @@ def test_a_snapshot_is_what_the_generator_makes_in_evaluation_mode(splits, tmp_p
     with torch.no_grad():
         expected = predictor.eval()(splits.val[0][1][None])[0]
     np.testing.assert_array_equal(live.snapshots[1], levels_of(expected))
+
+
+def test_of_many_snapshots_some_are_kept_first_and_last_among_them(splits, tmp_path, shown, tiny_unet):
+    live = LiveFigure(tmp_path, splits.val[0])
+    for epoch in range(1, 101):
+        live(epoch, {"psnr": [20.0] * epoch}, tiny_unet)
+        assert len(live.snapshots) <= 16
+        assert {1, epoch} <= set(live.snapshots)
+    assert sorted(LiveFigure(tmp_path, splits.val[0]).snapshots) == sorted(live.snapshots)
+
+
+def test_a_full_disk_is_told(splits, tmp_path, shown, tiny_unet):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match=r"cannot save .*snapshots\.npz"):
+        LiveFigure(tmp_path / "file", splits.val[0])(1, {"psnr": [20.0]}, tiny_unet)
 
 
 # ---------------------------------------------------------------- source

@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 
@@ -34,12 +34,14 @@ def test_a_lesson_on_a_gpu_sees_more_pixels():
     assert on_gpu.width > on_cpu.width
 
 
-def test_a_lessons_critic_sees_as_many_pictures_an_epoch_as_with_64_at_once():
-    def critic_pictures(recipe):
-        return 1020 / recipe.batch_size * recipe.n_critic * recipe.critic_batch_size
+def test_a_lessons_critic_costs_no_more_than_four_pictures_a_picture_of_the_generator():
+    for device in ("cpu", "cuda"):
+        quick = choose_profile("class", WGAN_GP, device).recipe
+        assert quick.n_critic * quick.critic_batch_size <= 4 * quick.batch_size
 
-    quick = choose_profile("class", WGAN_GP).recipe
-    assert critic_pictures(quick) == critic_pictures(replace(quick, batch_size=32, critic_batch_size=64))
+
+def test_a_short_run_is_saved_often():
+    assert choose_profile("class", GAN_L1).save_minutes <= 1
 
 
 def test_smoke_needs_no_files():

@@ -40,7 +40,8 @@ LAYERS = [
     "models pictures losses cache profiles",
     "devices data",
     "metrics checkpoints plots",
-    "training inference notebook",
+    "bootstrap training inference",
+    "notebook",
     "folders",
     "cli widgets",
     "__main__",
@@ -81,8 +82,8 @@ def test_constraints_pin_everything_that_is_required_and_fit_it():
         if not line.startswith("#"):
             name, version = line.split("==")
             pins[re.sub(r"[-_.]+", "-", name).lower()] = version
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for requirement in [*requirements(), *map(Requirement, extras["dev"] + extras["browser"])]:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].values()
+    for requirement in [*requirements(), *(Requirement(line) for group in groups for line in group)]:
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 

@@ -284,6 +284,8 @@ def test_a_run_is_not_overwritten_nor_mixed_with_another(splits, tmp_path):
     others = load_splits("generated", 32, count=60, cache=None)
     with pytest.raises(TrainingError, match=r"another run \(pictures was"):
         run(tiny(GAN_L1, epochs=1), others, tmp_path, resume=True)
+    with pytest.raises(TrainingError, match=r"another run \(pictures was"):
+        run(tiny(GAN_L1, epochs=1), replace(splits, crop=True), tmp_path, resume=True)
     (tmp_path / "state.pt").unlink()
     with pytest.raises(TrainingError, match="holds a run already"):  # its best checkpoint would be lost
         run(tiny(GAN_L1, epochs=1), splits, tmp_path)

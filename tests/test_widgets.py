@@ -77,6 +77,14 @@ def decoded(url):
 # ---------------------------------------------------------------- which model
 
 
+def test_a_path_on_the_drive_mounts_it_first(monkeypatch, capsys):
+    mounted = []
+    monkeypatch.setattr(widgets, "mount", lambda: mounted.append(True))
+    choose_colorizer("/content/drive/MyDrive/nowhere.pth", "cpu")
+    choose_colorizer("nowhere.pth", "cpu")
+    assert mounted == [True]
+
+
 def test_without_a_path_the_bundled_checkpoint_is_used(capsys):
     assert choose_colorizer("", "cpu").name == DEFAULT
     assert capsys.readouterr().out == f"model: {DEFAULT}, which comes with the package\n"
@@ -98,12 +106,12 @@ def test_a_path_or_link_that_is_dead_is_told_and_the_next_one_taken(path, capsys
 
 def test_choices_are_the_models_of_catalogue_runs_and_path(tiny_checkpoint, tmp_path):
     assert [value for _, value in model_choices()] == [*CATALOGUE]
-    run = tmp_path / "runs" / "gan-l1-class" / "best.safetensors"
+    run = tmp_path / "runs" / "class-64" / "gan-l1" / "best.safetensors"
     run.parent.mkdir(parents=True)
     run.write_bytes(tiny_checkpoint.read_bytes())
     choices = model_choices("mine.pth")
     assert choices[0] == ("mine.pth", "mine.pth")
-    assert choices[1] == ("your run gan-l1-class", str(run))
+    assert choices[1] == ("your run class-64/gan-l1", str(run))
     assert [value for _, value in choices[2:]] == [*CATALOGUE]
 
 
@@ -221,7 +229,8 @@ def test_a_page_has_a_comparison_and_a_download_for_each_and_one_for_all(coloriz
 
 def test_what_is_too_much_for_a_browser_is_left_to_the_save_button(colorizer, gray_image, monkeypatch):
     results, _ = colorize_uploads({f"{name}.png": png(gray_image) for name in "abc"}, colorizer)
-    monkeypatch.setattr(widgets, "LINKED_BYTES", 100)
+    monkeypatch.setattr(widgets, "LINKED_BYTES", sum(len(result.content) for result in results) + 1)
+    assert Page(results_html(results[:1], [])).all("a")  # one alone is no ZIP file besides
     monkeypatch.setattr(widgets, "SHOWN_AT_ONCE", 2)
     page = Page(results_html(results, []))
     assert page.all("a") == []
