@@ -29,7 +29,8 @@ test: $(VENV)/installed-dev
 	    $(BIN)/python -m pytest $(NBVAL) -x notebooks || exit 1; done && rm -r $$runs
 
 lab: $(VENV)/installed-lab
-	$(BIN)/jupyter lab notebooks
+	# By default Jupyter drops uploads of more than 10 MiB without a word.
+	$(BIN)/jupyter lab --ServerApp.tornado_settings="{'websocket_max_message_size': 1000000000}" notebooks
 
 browser-test: $(VENV)/installed-browser
 	$(BIN)/python -m pytest tests/browser

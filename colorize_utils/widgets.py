@@ -29,7 +29,8 @@ PREVIEW_SIDE = 720  # pixels: what is looked at is smaller than what is download
 SHOWN_AT_ONCE = 12  # comparisons on a page
 LINKED_BYTES = 20_000_000  # of all downloads on a page, so that a data URL stays below every browser's limit (32 MB)
 SAVED = Path("colorized")
-INVITATION = "Upload one or more gray pictures."
+# Jupyter takes messages of up to 10 MiB from a browser (make lab raises that) and says nothing of larger ones.
+INVITATION = "Upload one or more gray pictures, together up to 10 MB."
 RUN_CHECKPOINTS = "**/best.safetensors"
 STRENGTHS = (0.0, 2.0)
 BUTTON = "padding:4px 12px;border:1px solid #888;border-radius:4px;text-decoration:none;display:inline-block"

@@ -20,6 +20,7 @@ from colorize_utils.recipes import GAN_L1
 def test_runs_lie_in_the_working_folder_where_there_is_no_drive(monkeypatch, tmp_path):
     monkeypatch.delenv("COLORIZE_RUNS", raising=False)
     monkeypatch.setattr(notebook, "DRIVE", tmp_path / "drive")
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     assert str(runs_folder()) == "runs"
     assert str(runs_folder(mount_drive=True)) == "runs"  # this is not Colab
     monkeypatch.setenv("COLORIZE_RUNS", str(tmp_path / "elsewhere"))

@@ -257,7 +257,7 @@ def upload(widget, **files):
         widget.set_state(
             {
                 "metadata": [{"name": name, "type": "", "size": 1, "lastModified": 0} for name in files],
-                "data": list(files.values()),
+                "data": [memoryview(content) for content in files.values()],
                 "_counter": len(files),
             }
         )
