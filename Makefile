@@ -40,6 +40,7 @@ notebooks: $(VENV)/installed-dev
 	$(BIN)/python notebooks/release.py run
 
 wheel: $(VENV)/installed
+	rm -rf build # where an earlier wheel's modules would still lie
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
