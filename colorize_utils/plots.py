@@ -72,7 +72,8 @@ def plot_progress(
         axis.grid(alpha=0.3)
     epochs = sorted(snapshots)
     if len(epochs) > MAX_SNAPSHOTS:
-        epochs = [epochs[round(place)] for place in np.linspace(0, len(epochs) - 1, MAX_SNAPSHOTS)]
+        places = np.linspace(epochs[0], epochs[-1], MAX_SNAPSHOTS)
+        epochs = sorted({min(snapshots, key=lambda epoch: abs(epoch - place)) for place in places})
     pictures = [("gray", gray), *((f"epoch {epoch}", snapshots[epoch]) for epoch in epochs), ("original", original)]
     for axis, (title, picture) in zip(strip.subplots(1, MAX_SNAPSHOTS + 2), pictures, strict=False):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=255)

@@ -1,0 +1,280 @@
+"""The committed notebooks as files: what a reader, a reviewer and nbval count on. nbval itself runs them (Makefile)."""
+
+import copy
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "notebooks"))
+import release  # noqa: E402 (a script beside the notebooks, no package)
+
+CHECK = "nbval-check-output"
+SECTIONS = [  # the submission's, in its order
+    "1. Set-up",
+    "2. Data provider",
+    "3. Preprocessing",
+    "4. Split",
+    "5. Generator",
+    "6. Discriminator",
+    "7. Optimizer",
+    "8. Training",
+    "9. Validation and testing",
+    "10. Graphs",
+    "11. Test results",
+    "12. Final selection",
+    "13. Exercises",
+    "14. Running instructions",
+]
+NOTEBOOKS = {name: nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4) for name in release.NOTEBOOKS}
+each = pytest.mark.parametrize("name", NOTEBOOKS)
+
+
+def cells(name, kind="code"):
+    return [cell for cell in NOTEBOOKS[name].cells if cell.cell_type == kind]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def text_of(output):
+    if output.output_type == "stream":
+        return output.text
+    return "".join(text for kind, text in output.get("data", {}).items() if kind.startswith("text/"))
+
+
+# ---------------------------------------------------------------- fit to be committed
+
+
+@each
+def test_a_notebook_is_valid_and_small(name):
+    nbformat.validate(NOTEBOOKS[name])
+    assert (ROOT / "notebooks" / f"{name}.ipynb").stat().st_size < 2_000_000
+
+
+@each
+def test_it_was_run_from_top_to_bottom(name):
+    assert [cell.execution_count for cell in cells(name)] == list(range(1, len(cells(name)) + 1))
+
+
+@each
+def test_it_is_clean(name):
+    """No widgets, warnings, progress bars or editor's notes: what `release.py clean` takes out is not there."""
+    assert release.clean(copy.deepcopy(NOTEBOOKS[name])) == NOTEBOOKS[name]
+    assert "widgets" not in NOTEBOOKS[name].metadata
+    assert not [output for cell in cells(name) for output in cell.outputs if output.output_type == "error"]
+
+
+@each
+def test_it_names_no_machine(name):
+    shown = [cell.source for cell in NOTEBOOKS[name].cells]
+    shown += [text_of(output) for cell in cells(name) for output in cell.outputs]
+    pattern = r"(?<![\w:/])[./]*/(home|root|tmp|work|mnt|Users|usr|var|opt|private)/\S*|[A-Z]:\\\w+|\bat 0x[0-9A-Fa-f]+"
+    assert [found.group() for text in shown for found in re.finditer(pattern, text)] == []
+
+
+@each
+def test_what_nbval_compares_can_be_compared(name):
+    """nbval passes a marked cell without a count in silence, and one without outputs compares nothing."""
+    marked = [cell for cell in cells(name) if CHECK in tags(cell)]
+    assert len(marked) >= 6
+    for cell in marked:
+        assert cell.execution_count, cell.source
+        assert cell.outputs, cell.source
+        assert all(text_of(output).strip() for output in cell.outputs), cell.source
+    assert not [cell for cell in cells(name) if re.search(r"^#\s*(NBVAL|nbval)", cell.source, re.MULTILINE)]
+
+
+@each
+def test_training_and_results_are_shown(name):
+    """Outputs of a real run: the live figure, the curves, the test grids and the colorized photograph are there."""
+    pictures = {cell.id: [kind for o in cell.outputs for kind in o.get("data", {})] for cell in cells(name)}
+    for id in ("data-load", "training-run-cell", "graphs-figure", "results-grid", "results-kept-grid"):
+        assert "image/png" in pictures[id], id
+    assert "text/html" in pictures["colorize"]
+    shown = {cell.id: "".join(text_of(output) for output in cell.outputs) for cell in cells(name)}
+    assert "profile class" in shown["settings"]
+    assert "train  1020 pictures" in shown["split-sizes"]
+    for run in ("gan-l1", "gan-mse", "wgan", "flowers-64"):
+        assert f"| {run}" in shown["selection-scores"]
+
+
+# ---------------------------------------------------------------- fit to be read
+
+
+@each
+def test_sections_are_the_submissions_in_its_order(name):
+    titles = [line[3:] for cell in cells(name, "markdown") for line in cell.source.splitlines() if line[:3] == "## "]
+    assert titles == SECTIONS
+    assert cells(name, "markdown")[0].source.startswith(f"# {name}: ")
+
+
+@each
+def test_cells_are_short_and_explained(name):
+    previous = None
+    silent = 0
+    for cell in NOTEBOOKS[name].cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 15, cell.id
+            silent = silent + 1 if previous == "code" else 1
+            assert silent <= 2, f"{cell.id}: three cells of code without a word"
+        previous = cell.cell_type
+
+
+@each
+def test_what_breaks_a_hosted_runtime_is_not_done(name):
+    code = "\n".join(cell.source for cell in cells(name))
+    for pattern in (
+        "autoreload",
+        "install -e",
+        r"install .*(-U|--upgrade)\b",
+        "%cd",
+        r"except:",
+        r"import \*",
+        "input\\(",
+    ):
+        assert not re.search(pattern, code), pattern
+
+
+@each
+def test_flaws_are_named_with_their_switch(name):
+    prose = "\n".join(cell.source for cell in cells(name, "markdown"))
+    switches = ["crop=True", "bounded=True", "per_picture=True", "keep_luminance=True"]
+    if name != "WGAN":
+        switches.append("discriminator_sigmoid=False")
+    for switch in switches:
+        assert f"`{switch}`" in prose or f", {switch})`" in prose, switch
+    assert prose.count("flaw of the original.**") + prose.count("flaws of the original, measured.**") >= 4
+
+
+def test_a_diff_shows_only_the_idea():
+    """Cells without a tag are the same in all three; those tagged `adversary` are the same in both GANs."""
+    l1, mse, wgan = (NOTEBOOKS[name].cells for name in ("GAN-L1", "GAN-MSE", "WGAN"))
+    assert len(l1) == len(mse) == len(wgan)
+    for a, b, c in zip(l1, mse, wgan, strict=True):
+        assert (a.id, a.cell_type, tags(a)) == (b.id, b.cell_type, tags(b)) == (c.id, c.cell_type, tags(c))
+        if "loss" not in tags(a):
+            assert a.source == b.source, a.id
+            if "adversary" not in tags(a):
+                assert a.source == c.source, a.id
+    share = {tag: sum(tag in tags(cell) for cell in l1) / len(l1) for tag in ("loss", "adversary")}
+    assert share["loss"] < 0.2
+    assert share["adversary"] < 0.3
+
+
+# ---------------------------------------------------------------- one address
+
+
+def test_the_repositorys_address_is_the_same_everywhere():
+    address = release.repository()
+    slug = address.removeprefix("https://github.com/")
+    for name in NOTEBOOKS:
+        source = "\n".join(cell.source for cell in NOTEBOOKS[name].cells)
+        assert re.findall(r'^REPO_URL = "([^"]*)"  # @param', source, re.MULTILINE) == [address]
+        badges = re.findall(r"colab\.research\.google\.com/github/([^)\s]+)", source)
+        assert badges == [f"{slug}/blob/main/notebooks/{name}.ipynb"]
+    readme = (ROOT / "README.md").read_text()
+    badges = re.findall(r"colab\.research\.google\.com/github/([^)\s]+)", readme)
+    assert sorted(badges) == sorted(f"{slug}/blob/main/notebooks/{name}.ipynb" for name in NOTEBOOKS)
+
+
+def test_a_new_address_is_written_everywhere_and_changes_nothing_else(tmp_path):
+    files = []
+    for original in [*release.notebook_paths(), ROOT / "README.md"]:
+        files.append(tmp_path / original.name)
+        files[-1].write_text(original.read_text())
+    release.write_address("https://github.com/someone/else.where", files)
+    for file in files:
+        text = file.read_text()
+        assert release.repository().removeprefix("https://github.com/") not in text
+        assert "github/someone/else.where/blob/main/notebooks/" in text
+        if file.suffix == ".ipynb":
+            assert "https://github.com/someone/else.where" in nbformat.read(file, as_version=4).cells[3].source
+    release.write_address(release.repository(), files)
+    for original, file in zip([*release.notebook_paths(), ROOT / "README.md"], files, strict=True):
+        assert file.read_text() == original.read_text()
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a/b", "https://github.com/a/b.git", "git@github.com:a/b", ""])
+def test_an_address_that_colab_cannot_open_is_refused(address, tmp_path):
+    with pytest.raises(SystemExit, match="is not of the form https://github"):
+        release.write_address(address, [])
+
+
+def test_a_release_runs_a_notebook_where_it_lies_and_keeps_its_outputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "HERE", tmp_path)
+    sources = ["import sys, os\nprint(os.listdir())", "print('kept')\nprint('gone', file=sys.stderr)"]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    release.run(path)
+    first, second = nbformat.read(path, as_version=4).cells
+    assert first.outputs[0].text == "['a.ipynb']\n"
+    assert [output.text for output in second.outputs] == ["kept\n"]
+    assert (first.execution_count, second.execution_count) == (1, 2)
+
+
+def test_cleaning_takes_out_what_does_not_belong():
+    output = nbformat.v4.new_output
+    cell = nbformat.v4.new_code_cell("train()", metadata={"tags": ["loss"], "execution": {"started": "now"}})
+    cell.outputs = [
+        output("stream", name="stderr", text="a warning"),
+        output("stream", name="stdout", text="kept"),
+        output("display_data", data={release.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"}),
+    ]
+    notebook = nbformat.v4.new_notebook(
+        cells=[cell], metadata={"widgets": {"state": {}}, "vscode": {}, "colab": {"provenance": [{"file_id": "1a"}]}}
+    )
+    cleaned = release.clean(notebook)
+    assert [output.get("text") for output in cleaned.cells[0].outputs] == ["kept"]
+    assert cleaned.cells[0].metadata == {"tags": ["loss"]}
+    assert cleaned.metadata == {"language_info": {"name": "python"}, "colab": {"toc_visible": True}}
+
+
+# ---------------------------------------------------------------- exercises
+
+
+def answered(name, number, answer, capsys):
+    """What an exercise prints where `answer` stands in the place of None."""
+    sources = [cell.source for cell in cells(name)]
+    (imports,) = (source for source in sources if source.startswith("%matplotlib"))
+    (exercise,) = (source for source in sources if f'print("Exercise {number}:' in source)
+    assert exercise.count("None\n") + exercise.count("None:") == 2
+    namespace = {}
+    exec(imports.removeprefix("%matplotlib inline"), namespace)
+    namespace["drawn"] = namespace["data"].load_splits("generated", 64, count=50, cache=None)
+    namespace["recipe"] = namespace["RECIPES"][name.lower()]
+    torch.manual_seed(0)
+    exec(exercise.replace("None", answer, 1), namespace)
+    return capsys.readouterr().out.strip()
+
+
+ANSWERS = {
+    ("GAN-L1", 1): ("0.3", ["0.46", "0.9", "0"]),
+    ("GAN-MSE", 1): ("0.46", ["0.3", "0.9"]),
+    ("WGAN", 1): ("0.25", ["2.5", "0.5", "1.5"]),
+}
+for NAME in NOTEBOOKS:
+    switch = "bounded=True" if NAME == "WGAN" else "discriminator_sigmoid=False"
+    ANSWERS[NAME, 2] = (
+        "(colour * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)",
+        ["colour.mean(dim=1, keepdim=True)", "colour", "colour[:, :1]"],
+    )
+    ANSWERS[NAME, 3] = (
+        f"replace(recipe, {switch})",
+        ["recipe", f"replace(recipe, {switch}, lambda_adv=0.5)"],
+    )
+
+
+@pytest.mark.parametrize(("name", "number"), ANSWERS)
+def test_a_right_answer_is_told_from_wrong_ones(name, number, capsys):
+    right, wrong = ANSWERS[name, number]
+    assert answered(name, number, "None", capsys) == f"Exercise {number}: not answered yet"
+    assert answered(name, number, right, capsys) == f"Exercise {number}: right"
+    for answer in wrong:
+        assert answered(name, number, answer, capsys).startswith(f"Exercise {number}: not yet"), answer
