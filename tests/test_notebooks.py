@@ -127,6 +127,16 @@ def test_cells_are_short_and_explained(name):
 
 
 @each
+def test_no_sentence_turns_into_a_list(name):
+    """Markdown takes a line of prose that begins with a number and a full stop for an item."""
+    for cell in cells(name, "markdown"):
+        lines = ["", *cell.source.splitlines()]
+        for before, line in zip(lines, lines[1:], strict=False):
+            if re.match(r"(\d+[.)]|[-*+]) ", line):
+                assert not before or re.match(r"\d+\. |- |   ?\S", before), f"{cell.id}: {line}"
+
+
+@each
 def test_what_breaks_a_hosted_runtime_is_not_done(name):
     code = "\n".join(cell.source for cell in cells(name))
     for pattern in (
