@@ -3,6 +3,7 @@
 import copy
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -131,7 +132,7 @@ def test_no_sentence_turns_into_a_list(name):
     """Markdown takes a line of prose that begins with a number and a full stop for an item."""
     for cell in cells(name, "markdown"):
         lines = ["", *cell.source.splitlines()]
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in pairwise(lines):
             if re.match(r"(\d+[.)]|[-*+]) ", line):
                 assert not before or re.match(r"\d+\. |- |   ?\S", before), f"{cell.id}: {line}"
 
