@@ -31,6 +31,7 @@ MODULES = {
 
 
 def on_colab() -> bool:
+    """Whether this is a runtime of Google Colab."""
     return "google.colab" in sys.modules
 
 
@@ -71,7 +72,8 @@ def _install(packages: list[str]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "installed.txt"
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in held.items()), encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # One retry: without network the answer would otherwise take a minute.
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
         done = subprocess.run([*pip, "-c", str(constraints), *packages], stderr=subprocess.DEVNULL)
     invalidate_caches()
     return done.returncode == 0

@@ -10,6 +10,8 @@ import nbformat
 import pytest
 import torch
 
+from colorize_utils.profiles import PROFILES
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 import release  # noqa: E402 (a script beside the notebooks, no package)
@@ -161,6 +163,13 @@ def test_flaws_are_named_with_their_switch(name):
     for switch in switches:
         assert f"`{switch}`" in prose or f", {switch})`" in prose, switch
     assert prose.count("flaw of the original.**") + prose.count("flaws of the original, measured.**") >= 4
+
+
+@each
+def test_colab_shows_its_settings_as_a_form(name):
+    fields = dict(re.findall(r"^(\w+) = .*?  # @param (.+)$", "\n".join(c.source for c in cells(name)), re.MULTILINE))
+    assert list(fields) == ["REPO_URL", "PROFILE", "DATA", "USE_DRIVE", "model_path", "strength"]
+    assert fields["PROFILE"] == str([*PROFILES]).replace("'", '"')
 
 
 def test_a_diff_shows_only_the_idea():
