@@ -74,9 +74,8 @@ class PairDataset(Dataset):
         if isinstance(index, (int, np.integer)):
             colour, gray = self[[index]]
             return colour[0], gray[0]
-        levels = torch.from_numpy(
-            self.pictures[self.rows[index if isinstance(index, slice) else np.asarray(index)]]
-        ).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        rows = self.rows[index if isinstance(index, slice) else np.asarray(index)]
+        levels = torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2)  # (B, 3, H, W)
         return unit(levels).contiguous(), unit(gray_levels(levels))
 
     def head(self, count: int) -> "PairDataset":

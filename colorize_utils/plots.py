@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -38,9 +39,7 @@ def plot_history(
         for run, curves in {title: history, **others}.items():
             values = curves.get(curve, [])
             axis.plot(range(1, len(values) + 1), values, label=run, marker="." if len(values) < 30 else None)
-        axis.set(title=name, xlabel="epoch", ylabel=label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
+        _over_epochs(axis, name, label)
     spare.axis("off")
     if others:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right")
@@ -67,9 +66,7 @@ def plot_progress(
     ):
         values = history.get(curve, [])
         axis.plot(range(1, len(values) + 1), values, marker="." if len(values) < 30 else None)
-        axis.set(title=title, xlabel="epoch", ylabel=unit)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
+        _over_epochs(axis, title, unit)
     epochs = sorted(snapshots)
     if len(epochs) > MAX_SNAPSHOTS:
         places = np.linspace(epochs[0], epochs[-1], MAX_SNAPSHOTS)
@@ -81,6 +78,12 @@ def plot_progress(
     for axis in strip.axes:
         axis.axis("off")
     return figure
+
+
+def _over_epochs(axis: Axes, title: str, unit: str) -> None:
+    axis.set(title=title, xlabel="epoch", ylabel=unit)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
 
 
 def plot_grid(rows: Sequence[Sequence[Tensor | np.ndarray]], titles: Sequence[str]) -> Figure:
