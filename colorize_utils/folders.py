@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from tqdm.auto import tqdm
 from colorize_utils.devices import is_out_of_memory
 from colorize_utils.errors import PictureError
 from colorize_utils.inference import Colorizer
-from colorize_utils.pictures import WRITABLE, is_picture, save_picture
+from colorize_utils.pictures import WRITABLE, is_picture, save_picture, without_warnings
 
 ADDITION = "-colorized"
+# While the network has one picture, others are read, merged and written: on two cores, two at once took 57 % of the
+# time that one at a time took (tests/benchmarks/folder.py), and more gained nothing.
+AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 
 
 @dataclass
@@ -47,28 +51,40 @@ def colorize_files(
     jobs = list(_jobs(pictures, output, report))
     single = len(pictures) == 1 and not pictures[0].is_dir()
     originals = {original.resolve() for original, _ in jobs}
-    targets: set[Path] = set()
-    for original, target in tqdm(jobs, desc="colorizing", unit="pic", disable=not progress or len(jobs) < 2):
+    claimed: dict[Path, Path] = {}  # result → the first picture that has it
+    for original, target in jobs:
+        claimed.setdefault(target, original)
+
+    def colorize(original: Path, target: Path) -> bool:
+        """Whether it was written; False where it was there."""
+        if target.resolve() in originals:
+            raise PictureError(f"{target} is an original; choose another output")
+        if claimed[target] != original:
+            raise PictureError(f"{original}: {target} is the result of {claimed[target]} already; rename one of them")
+        if target.exists() and not overwrite:
+            if single:
+                raise PictureError(f"{target} exists already; --overwrite replaces it, -o chooses another name")
+            return False
+        save_picture(colorizer.colorize(original, **how), target, original)
+        return True
+
+    # Around all threads, because what one of them does to the filters of warnings, it does to all.
+    with without_warnings(), ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            if target.resolve() in originals:
-                raise PictureError(f"{target} is an original; choose another output")
-            if target in targets:
-                raise PictureError(f"{original}: {target} is another picture's result already; rename one of them")
-            if target.exists() and not overwrite:
-                if single:
-                    raise PictureError(f"{target} exists already; --overwrite replaces it, -o chooses another name")
-                targets.add(target)
-                report.skipped.append(target)
-                continue
-            save_picture(colorizer.colorize(original, **how), target, original)
-            targets.add(target)
-            report.written.append(target)
-        except PictureError as error:
-            report.failed.append(str(error))
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            report.failed.append(f"{original} needs more memory than there is; make it smaller")
+            running = [pool.submit(colorize, *job) for job in jobs]
+            bar = tqdm(running, desc="colorizing", unit="pic", disable=not progress or len(jobs) < 2)
+            for (original, target), result in zip(jobs, bar, strict=True):
+                try:
+                    (report.written if result.result() else report.skipped).append(target)
+                except PictureError as error:
+                    report.failed.append(str(error))
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    report.failed.append(f"{original} needs more memory than there is; make it smaller")
+        except BaseException:  # an interrupt, above all: what has begun is finished, the rest is left
+            pool.shutdown(cancel_futures=True)
+            raise
     return report
 
 

@@ -38,15 +38,14 @@ def with_luminance(gray: Tensor, colour: Tensor) -> Tensor:
 def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
     """8-bit RGB (..., 3) whose luma is exactly `gray`, with the chroma asked for as far as the RGB cube allows.
 
-    gray: (...) uint8. chroma: (3, ...) float32 in 8-bit steps: R, G and B minus their luma; whatever luma it still has
-    is taken off.
+    gray: (...) uint8. chroma: (2, ...) float32, red and blue minus luma in 8-bit steps; green's follows, because chroma
+    has no luma.
 
-    With c the chroma, Y the gray and t ∈ [0, 1] the largest factor for which Y + t·c stays in the cube, red and blue
-    are rounded from it and green is solved for: a step of green moves luma by 38470/65536 < 1, so some whole green
-    always gives Y. Next to the cube's faces it may lie outside; chroma is then halved there, and at last given up.
+    With c the chroma, Y the gray and t ∈ [0, 1] the largest factor for which Y + t·c stays in the cube, the three are
+    rounded from Y + t·c. Rounding moves luma by half a step at most and a step of green moves it by 38470/65536, so
+    that at most one such step gives Y again. Next to the cube's faces it may lead outside; chroma is then halved there,
+    and at last given up.
     """
-    wr, wg, wb = (np.float32(weight / 65536) for weight in LUMA_WEIGHTS)
-    chroma = chroma - (wr * chroma[0] + wg * chroma[1] + wb * chroma[2])
     rgb, outside = _merge_once(gray, chroma)
     for factor in (0.5, 0.25, 0.0):
         if not outside.any():
@@ -57,18 +56,44 @@ def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
 
 
 def _merge_once(gray: np.ndarray, chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rgb, outside): outside, (...) bool, is true where the green that gives the right luma is no 8-bit value."""
-    level = gray.astype(np.float32)
-    room_above, room_below = 255 - level, level
-    tiny = np.float32(1e-6)  # no room and no chroma: 0 / tiny
-    highest, lowest = chroma.max(axis=0), chroma.min(axis=0)
-    t = room_above / np.maximum(np.maximum(highest, room_above), tiny)
-    t = np.minimum(t, room_below / np.maximum(np.maximum(-lowest, room_below), tiny))
-    red, green, blue = (np.rint(level + t * plane).astype(np.int32) for plane in chroma)
-    # Greens for which (wr·R + wg·G + wb·B + round) >> 16 == Y: wg·G lies in [rest, rest + 65535].
+    """(rgb, outside): outside, (...) bool, is true where the green that gives the right luma is no 8-bit value.
+
+    In place wherever it can be: most of the time that a large photograph takes is spent here.
+    """
     wr, wg, wb = LUMA_WEIGHTS
-    rest = (gray.astype(np.int32) << 16) - _ROUND - wr * red - wb * blue
-    least, most = -(-rest // wg), (rest + 65535) // wg
-    green = np.minimum(np.maximum(green, least), most)
-    outside = (green < 0) | (green > 255)
-    return np.stack([red, green, blue], axis=-1).astype(np.uint8), outside
+    tiny = np.float32(1e-6)  # no room and no chroma: 0 / tiny
+    level = gray.astype(np.float32)
+    red, blue = chroma
+    green = red * np.float32(-wr / wg)
+    green -= blue * np.float32(wb / wg)
+
+    highest, lowest = np.maximum(red, blue), np.minimum(red, blue)
+    np.maximum(highest, green, out=highest)
+    np.minimum(lowest, green, out=lowest)
+    t = _share_that_fits(np.maximum(255 - level, tiny), highest)
+    t = np.minimum(t, _share_that_fits(np.maximum(level, tiny), np.negative(lowest, out=lowest)), out=t)
+
+    red, green, blue = (_rounded(level, t, plane) for plane in (red, green, blue))
+    luma = wr * red
+    luma += wg * green
+    luma += wb * blue
+    luma += _ROUND
+    luma >>= 16
+    green += gray
+    green -= luma
+    rgb = np.empty((*gray.shape, 3), np.uint8)
+    for channel, plane in enumerate((red, green, blue)):
+        np.copyto(rgb[..., channel], plane, casting="unsafe")
+    return rgb, green.view(np.uint32) > 255
+
+
+def _share_that_fits(room: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """room / wanted where more is wanted than there is room, else 1; in the memory of `wanted`."""
+    np.maximum(wanted, room, out=wanted)
+    return np.divide(room, wanted, out=wanted)
+
+
+def _rounded(level: np.ndarray, t: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+    value = t * chroma
+    value += level
+    return np.rint(value, out=value).astype(np.int32)

@@ -4,6 +4,8 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,14 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Within the block nothing is said of large pictures and odd metadata, of which Pillow warns on every one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Image:
     """A picture decoded and turned as its EXIF orientation says. Of several frames, the first.
 
@@ -63,8 +73,7 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
     """
     name = _name(picture)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, on large pictures and odd metadata
+        with without_warnings():
             if isinstance(picture, Image.Image):
                 image = picture
             elif isinstance(picture, (bytes, bytearray, memoryview)):
@@ -249,8 +258,7 @@ def save_picture(image: Image.Image, path: Path, original: Path | None = None) -
 
 def _metadata(original: Path) -> dict[str, bytes]:
     kept = {}
-    with warnings.catch_warnings(), Image.open(original) as image:
-        warnings.simplefilter("ignore")
+    with without_warnings(), Image.open(original) as image:
         icc = image.info.get("icc_profile")
         try:
             exif = image.getexif()

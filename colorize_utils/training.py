@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from colorize_utils import checkpoints, losses
 from colorize_utils.data import EpochBatches, PairDataset, Splits, flip_some, generator_for, make_loader
-from colorize_utils.devices import Precision, choose_device, frozen, is_out_of_memory
+from colorize_utils.devices import Precision, choose_device, frozen, is_out_of_memory, keep_freed_memory
 from colorize_utils.errors import TrainingError
 from colorize_utils.files import written_whole
 from colorize_utils.metrics import Validation, validate
@@ -265,6 +265,8 @@ def train(
     """
     folder = Path(folder)
     device = choose_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     size = splits.train.pictures.shape[1]
     if size != recipe.size:
         raise TrainingError(f"the pictures are {size}×{size}, the recipe is for {recipe.size}×{recipe.size}")

@@ -239,7 +239,7 @@ def test_two_pictures_never_share_a_result(model, capsys):
     for name in ("one/a.png", "two/a.png"):
         write(name)
     assert run("one/a.png", "two/a.png", "-o", "out", *model) == 1
-    assert "out/a.png is another picture's result already" in capsys.readouterr().err
+    assert "two/a.png: out/a.png is the result of one/a.png already" in capsys.readouterr().err
     before = Path("one/a.png").read_bytes()
     assert run("one", "-o", "one", "--overwrite", *model) == 1
     assert Path("one/a.png").read_bytes() == before

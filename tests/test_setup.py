@@ -39,7 +39,7 @@ LAYERS = [
     "errors files luminance generated recipes",
     "models pictures losses cache profiles",
     "devices data",
-    "metrics checkpoints plots",
+    "metrics checkpoints plots fast",
     "bootstrap training inference",
     "notebook",
     "folders",
