@@ -4,8 +4,10 @@
 and needs the extra `int8`.
 """
 
+import contextlib
 import copy
 import hashlib
+import io
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -115,8 +117,8 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
     multiple = 2**POOLINGS
     sides = {axis: multiple * torch.export.Dim(name, max=1024) for axis, name in ((2, "rows"), (3, "columns"))}
     example = torch.rand(1, 1, 2 * multiple, 3 * multiple)
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, on its own workings
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter and the quantizer talk of their own workings
         exact = Path(folder) / "exact.onnx"
         names = {"input_names": ["gray"], "output_names": ["colour"]}
         torch.onnx.export(
