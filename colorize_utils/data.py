@@ -56,13 +56,15 @@ def unit_table() -> Tensor:
 class PairDataset(Dataset):
     """Pairs (colour, gray) from 8-bit pictures; the submission's data provider.
 
-    pictures: (M, H, W, 3) uint8, RGB. rows: the pictures that belong to the data set, all by default. names: where
-    each of those came from.
+    pictures: (M, H, W, 3) uint8, RGB; an array, or a tensor on the device that the pairs shall be on. rows: the
+    pictures that belong to the data set, all by default. names: where each of those came from.
 
     `dataset[3]` is a pair of (3, H, W) and (1, H, W); `dataset[:8]` and `dataset[[3, 1, 4]]` are batches of such pairs.
     """
 
-    def __init__(self, pictures: np.ndarray, rows: np.ndarray | None = None, names: Sequence[str] | None = None):
+    def __init__(
+        self, pictures: np.ndarray | Tensor, rows: np.ndarray | None = None, names: Sequence[str] | None = None
+    ):
         self.pictures = pictures
         self.rows = np.arange(len(pictures)) if rows is None else np.asarray(rows)
         self.names = [str(row) for row in self.rows] if names is None else list(names)
@@ -75,8 +77,16 @@ class PairDataset(Dataset):
             colour, gray = self[[index]]
             return colour[0], gray[0]
         rows = self.rows[index if isinstance(index, slice) else np.asarray(index)]
-        levels = torch.from_numpy(self.pictures[rows]).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        if isinstance(self.pictures, Tensor):
+            levels = self.pictures[torch.from_numpy(rows).to(self.pictures.device)]
+        else:
+            levels = torch.from_numpy(self.pictures[rows])
+        levels = levels.permute(0, 3, 1, 2)  # (B, 3, H, W)
         return unit(levels).contiguous(), unit(gray_levels(levels))
+
+    def to(self, device: torch.device) -> "PairDataset":
+        """The same pairs, to the bit, with their 8-bit pictures on `device`: no batch has to travel there again."""
+        return PairDataset(torch.from_numpy(self.pictures[self.rows]).to(device), names=self.names)
 
     def head(self, count: int) -> "PairDataset":
         """The first `count` pairs: for a quick look or a quick epoch."""

@@ -63,6 +63,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1))
 
 
+def has_room_for(count: int, device: torch.device) -> bool:
+    """Whether `count` bytes are less than a quarter of what a CUDA device has free; False elsewhere."""
+    return device.type == "cuda" and count < torch.cuda.mem_get_info(device)[0] / 4
+
+
 class Precision:
     """Mixed precision behind two names: `autocast()` around the forward passes, `step` in place of backward and step.
 

@@ -5,6 +5,7 @@ Every metric takes colour pictures (B, 3, H, W), RGB in [0, 1], and returns one 
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -131,7 +132,11 @@ class Validation(NamedTuple):
 
 @torch.no_grad()
 def validate(
-    generator: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], loader: DataLoader, per_picture: bool = False
+    generator: nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    loader: DataLoader,
+    per_picture: bool = False,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Validation:
     """Criterion, PSNR, SSIM and MAE of a generator in evaluation mode; the submission, "Validation & Testing".
 
@@ -139,27 +144,30 @@ def validate(
     batch (PSNR from the batch's mean squared error) and then averaged over batches, so that pictures of a short last
     batch count for more. `per_picture=True` weights each batch by its pictures and averages their own PSNRs.
 
+    autocast: makes the context that the generator runs in; the numbers are taken in float32 whatever it says.
+
     The generator is left in the mode it was in. Raises ValueError where the loader is empty.
     """
     device = next(generator.parameters()).device
     was_training = generator.training
     generator.eval()
-    totals, weight = torch.zeros(4, dtype=torch.float64), 0
+    rows, weights = [], []
     try:
         for real, gray in loader:
             real, gray = real.to(device), gray.to(device)
-            fake = generator(gray).float()
+            with autocast():
+                fake = generator(gray).float()
             errors = mse(fake, real)
             batch_psnr = psnr_of(errors).mean() if per_picture else psnr_of(errors.mean())
             numbers = [criterion(fake, real), batch_psnr, ssim(fake, real).mean(), F.l1_loss(fake, real)]
-            share = len(real) if per_picture else 1
-            totals += share * torch.stack(numbers).double().cpu()
-            weight += share
+            rows.append(torch.stack(numbers))  # fetched at the end: to look now would be to wait for the device
+            weights.append(len(real) if per_picture else 1)
     finally:
         generator.train(was_training)
-    if not weight:
+    if not rows:
         raise ValueError("the validation loader is empty: there is nothing to average")
-    return Validation(*(totals / weight).tolist())
+    shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    return Validation(*(shares @ torch.stack(rows).cpu().double()).tolist())
 
 
 @dataclass(frozen=True)

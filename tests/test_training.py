@@ -113,7 +113,8 @@ def test_a_critics_batch_in_parts_is_the_same_step(splits):
     gradients = []
     for part in (4, 12):
         torch.manual_seed(0)
-        trainer = Trainer(tiny(WGAN_GP, batch_size=part), splits, CPU)
+        trainer = Trainer(tiny(WGAN_GP), splits, CPU)
+        trainer.part = part
         real, gray = splits.train[list(range(12))]
         trainer.optimizer_d.step = lambda *_, t=trainer: gradients.append(
             [parameter.grad.clone() for parameter in t.discriminator.parameters()]
@@ -352,7 +353,7 @@ def test_weights_that_turn_infinite_are_never_saved(splits, tmp_path, monkeypatc
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(splits, tmp_path, monkeypatch):
     nan = float("nan")
-    monkeypatch.setattr(training, "validate", lambda *_: Validation(nan, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(training, "validate", lambda *_, **__: Validation(nan, 1.0, 1.0, 1.0))
     with pytest.raises(Diverged, match=r"validation loss became NaN or infinite after epoch 1; last good .* none yet"):
         run(tiny(GAN_L1), splits, tmp_path)
 

@@ -57,6 +57,8 @@ def alternate(sides: Mapping[str, Side], rounds: int) -> dict[str, float]:
         worker = context.Process(target=_serve, args=(there, *side), daemon=True)
         worker.start()
         workers[name] = worker, here
+    for _, connection in workers.values():
+        connection.recv()  # ready
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, (_, connection) in workers.items():
@@ -70,6 +72,7 @@ def alternate(sides: Mapping[str, Side], rounds: int) -> dict[str, float]:
 
 def _serve(connection: Connection, build: Callable[..., Callable[[], object]], arguments: tuple) -> None:
     function = build(*arguments)
+    connection.send("ready")
     while connection.recv():
         function()
         connection.send(seconds(function))
