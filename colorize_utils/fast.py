@@ -8,6 +8,7 @@ import contextlib
 import copy
 import hashlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -29,7 +30,7 @@ from colorize_utils.luminance import gray_levels
 from colorize_utils.models import POOLINGS
 
 FORMAT = 1  # part of every file's name in the cache: raise it when what is written changes
-CALIBRATION = 64  # crops of photographs, and a quarter as many drawn flowers
+CALIBRATION = 64 * 64**2  # pixels: 64 pictures of 64×64, fewer larger ones, because all activations are held at once
 PERCENTILE = 99.9  # of a layer's activations are inside its range: a few channels explode on a few pictures
 
 
@@ -60,7 +61,7 @@ class Int8Network(nn.Module):
     Integer-Arithmetic-Only Inference", section 2; ONNX Runtime's static quantization). The last layer stays exact.
 
     network: the generator; size: the working size that it is calibrated at. Made at the first use of a network, which
-    takes 5 to 50 seconds, and kept in `cache_folder()/int8`.
+    takes 5 to 60 seconds, and kept in `cache_folder()/int8`.
 
     Raises DeviceError where ONNX Runtime is not installed, or the cache cannot be written.
     """
@@ -115,14 +116,14 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
             return next(({"gray": picture} for picture in self.pictures), None)
 
     multiple = 2**POOLINGS
-    sides = {axis: multiple * torch.export.Dim(name, max=1024) for axis, name in ((2, "rows"), (3, "columns"))}
-    example = torch.rand(1, 1, 2 * multiple, 3 * multiple)
-    with TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter and the quantizer talk of their own workings
+    shape = {0: torch.export.Dim("pictures", max=1024)}
+    shape |= {axis: multiple * torch.export.Dim(name, max=1024) for axis, name in ((2, "rows"), (3, "columns"))}
+    example = torch.rand(2, 1, 2 * multiple, 3 * multiple)
+    with TemporaryDirectory() as folder, _silence():
         exact = Path(folder) / "exact.onnx"
         names = {"input_names": ["gray"], "output_names": ["colour"]}
         torch.onnx.export(
-            network, (example,), exact, dynamo=True, dynamic_shapes=[sides], external_data=False, verbose=False, **names
+            network, (example,), exact, dynamo=True, dynamic_shapes=[shape], external_data=False, verbose=False, **names
         )
         convolutions = [node.name for node in onnx.load(exact).graph.node if node.op_type.startswith("Conv")]
         quantize_static(
@@ -140,18 +141,33 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Exporter and quantizer talk of their own workings: in prints, warnings and the log."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
 def _calibration_pictures(size: int) -> Iterator[np.ndarray]:
-    """Gray pictures (1, 1, size, size) in [0, 1]: random square crops of two photographs, and drawn flowers."""
+    """Gray pictures (1, 1, size, size) in [0, 1]: random square crops of two photographs, a quarter as many drawn
+    flowers."""
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(colour).convert("L") for colour in load_sample_images().images]
     random = np.random.default_rng(0)
-    for index in range(CALIBRATION):
+    count = max(8, CALIBRATION // size**2)
+    for index in range(count):
         photograph = photographs[index % len(photographs)]
         side = random.integers(size, min(photograph.size), endpoint=True) if size < min(photograph.size) else size
         x, y = (random.integers(0, max(1, length - side)) for length in photograph.size)
         crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR)
         yield unit(torch.from_numpy(np.array(crop)))[None, None].numpy()
-    flowers = torch.from_numpy(generate_flowers(CALIBRATION // 4, size)).permute(0, 3, 1, 2)  # (N, 3, size, size)
+    flowers = torch.from_numpy(generate_flowers(count // 4, size)).permute(0, 3, 1, 2)  # (N, 3, size, size)
     for gray in unit(gray_levels(flowers)):
         yield gray[None].numpy()

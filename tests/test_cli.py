@@ -12,6 +12,7 @@ from colorize_utils import cli, pictures
 from colorize_utils.cli import main
 from colorize_utils.errors import PictureError
 from colorize_utils.generated import generate_flowers
+from colorize_utils.inference import Colorizer
 from colorize_utils.pictures import save_picture
 
 
@@ -269,6 +270,42 @@ def test_folders_that_cannot_be_used(model, capsys):
     assert "error: nothing holds no pictures" in capsys.readouterr().err
     assert run("album", "-o", "file", *model) == 1
     assert "error: file is a file; give a folder" in capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_the_rest_of_a_folder(model, monkeypatch, capsys):
+    for number in range(40):
+        write(f"album/{number:02}.png")
+    colorize, seen = Colorizer.colorize, []
+
+    def interrupted(self, picture, **how):
+        seen.append(picture)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return colorize(self, picture, **how)
+
+    monkeypatch.setattr(Colorizer, "colorize", interrupted)
+    assert run("album", *model) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+    results = [name for name in tree() if name.startswith("album-colorized")]
+    assert 3 <= len(results) < 40
+    assert all(Image.open(name).mode == "RGB" for name in results)  # whole ones
+
+
+def test_results_are_told_in_the_order_of_the_pictures(model, capsys):
+    for name in ("a.png", "c.png", "e.png"):
+        write(f"album/{name}")
+    for name in ("b.png", "d.png"):
+        Path(f"album/{name}").write_text("no picture")
+    assert run("album", *model) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [line.split()[1] for line in lines] == ["album/b.png", "album/d.png"]
+
+
+def test_int8_is_nearly_the_same(model):
+    write("a.png", (64, 64))
+    assert run("a.png", "-o", "exact.png", *model) == run("a.png", "-o", "int8.png", "--int8", *model) == 0
+    exact, quick = (np.asarray(Image.open(name)).astype(float) for name in ("exact.png", "int8.png"))
+    assert 0 < np.abs(exact - quick).mean() < 3
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])

@@ -107,6 +107,15 @@ def test_a_batch_is_its_pairs(splits):
         assert torch.equal(gray[row], splits.train[index][1])
 
 
+def test_pairs_on_a_device_are_the_same_to_the_bit(splits):
+    part = splits.train.sample(5)
+    moved = part.to(torch.device("cpu"))
+    assert isinstance(moved.pictures, torch.Tensor) and moved.names == part.names
+    for index in (2, slice(3), [4, 0, 1]):
+        assert all(torch.equal(a, b) for a, b in zip(part[index], moved[index], strict=True))
+    assert torch.equal(moved.head(2)[1][0], part[1][0])
+
+
 def test_loader_gives_what_a_plain_dataloader_gives(splits):
     ours = list(make_loader(splits.train, 5))
     theirs = list(DataLoader(splits.train, batch_size=5))

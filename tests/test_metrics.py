@@ -121,6 +121,22 @@ def test_validate_per_picture_does_not_depend_on_the_batch_size():
     assert by_batch[0] != pytest.approx(by_batch[1], rel=1e-5)
 
 
+def test_validate_takes_its_numbers_outside_autocast():
+    class Inside(Half):
+        def forward(self, gray):
+            assert torch.is_autocast_enabled("cpu")
+            return super().forward(gray)
+
+    def criterion(fake, real):
+        assert not torch.is_autocast_enabled("cpu")
+        assert fake.dtype == torch.float32
+        return nn.functional.mse_loss(fake, real)
+
+    loader = make_loader(PairDataset(generate_flowers(3, 32)), 2)
+    result = validate(Inside(), criterion, loader, autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    assert result == pytest.approx(validate(Half(), nn.functional.mse_loss, loader), rel=1e-2)
+
+
 def test_validate_of_nothing_is_an_error():
     loader = make_loader(PairDataset(generate_flowers(2, 32)).head(0), 1)
     with pytest.raises(ValueError, match="validation loader is empty"):

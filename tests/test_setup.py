@@ -84,6 +84,8 @@ def test_constraints_pin_everything_that_is_required_and_fit_it():
             pins[re.sub(r"[-_.]+", "-", name).lower()] = version
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].values()
     for requirement in [*requirements(), *(Requirement(line) for group in groups for line in group)]:
+        if requirement.name == "colorize_utils":  # an extra that holds another
+            continue
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 

@@ -124,6 +124,32 @@ def test_a_critics_batch_in_parts_is_the_same_step(splits):
     assert (one - other).norm() < 1e-4 * other.norm()
 
 
+@pytest.mark.parametrize("recipe", [GAN_L1, WGAN_GP])
+def test_compiled_networks_train_the_same(splits, monkeypatch, recipe):
+    """With the compiler's front and its derivatives; its back end would take minutes on a CPU."""
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compile(network, backend="aot_eager"))
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        trainer = Trainer(tiny(recipe), splits, CPU, compile=compiled)
+        batch = splits.train[list(range(8))]
+        losses.append(torch.stack([trainer.step(*batch, generator_for(number)) for number in range(2)]))
+        keys = list(trainer.state_dict()["discriminator"])
+    torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
+    assert keys == list(trainer.discriminator.state_dict()) and keys[0] == "layer1.conv.0.weight"
+
+
+def test_pictures_on_the_device_train_the_same(splits, tmp_path, monkeypatch):
+    """To the bit, on a CPU that plays the GPU."""
+    recipe, histories = tiny(WGAN_GP, epochs=1), []
+    for room in (False, True):
+        monkeypatch.setattr(training, "has_room_for", lambda count, _, room=room: room and count > 0)
+        histories.append(run(recipe, splits, tmp_path / str(room)))
+    for curve in set(training.CURVES) - {"seconds"}:
+        assert histories[0][curve] == histories[1][curve]
+
+
 def test_the_generators_step_leaves_no_gradients_in_the_discriminator(splits):
     trainer = Trainer(tiny(GAN_L1), splits, CPU)
     trainer.step(*splits.train[list(range(8))], generator_for(0))

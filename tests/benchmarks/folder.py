@@ -6,6 +6,7 @@ The bundled model and a full-width U-Net at 256×256 (random weights); memory is
 else.
 """
 
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -91,11 +92,13 @@ def main() -> None:
         for model, some in ((DEFAULT, photographs), (wide, photographs[: max(4, count // 5)])):
             colorizer = Colorizer.from_checkpoint(model, "cpu", progress=False)
             colorize_album(colorizer, some[:4], here / "warm", 2)
-            times = {
-                "network alone": network_alone(colorizer, photographs[0], len(some)),
-                "one at a time": colorize_album(colorizer, some, here / "out", 1),
-                "as it comes": colorize_album(colorizer, some, here / "out", folders.AT_ONCE),
+            ways = {
+                "network alone": lambda c=colorizer, s=some: network_alone(c, s[0], len(s)),
+                "one at a time": lambda c=colorizer, s=some: colorize_album(c, s, here / "out", 1),
+                "as it comes": lambda c=colorizer, s=some: colorize_album(c, s, here / "out", folders.AT_ONCE),
             }
+            rounds = [{name: way() for name, way in ways.items()} for _ in range(min(3, options.rounds))]
+            times = {name: statistics.median(turn[name] for turn in rounds) for name in ways}
             rows = [(name, 1000 * value / len(some), value / times["network alone"]) for name, value in times.items()]
             name = load_generator(model, progress=False).name
             measure.table(f"{len(some)} photographs, {name}", ("", "ms a picture", "× network"), rows)

@@ -178,12 +178,12 @@ class GAN:
 class WGAN:
     """WGAN: two critic updates on random pictures of their own, with gradient penalty, then the generator's."""
 
-    def __init__(self, c, device, pictures, mini_batch):
+    def __init__(self, c, device, pictures, mini_batch, n_critic):
         self.generator, self.discriminator = WGANUNet(c).to(device), Critic(c).to(device)
         adam = {"lr": 1e-4, "betas": (0.0, 0.9)}
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), **adam)
         self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), **adam)
-        self.pictures, self.mini_batch, self.device = pictures, mini_batch, device
+        self.pictures, self.mini_batch, self.n_critic, self.device = pictures, mini_batch, n_critic, device
         self.mse = nn.MSELoss()
 
     def penalty(self, real, fake, random):
@@ -195,7 +195,7 @@ class WGAN:
         return ((gradient.view(len(real), -1).norm(2, dim=1) - 1) ** 2).mean()
 
     def step(self, real, gray, random):
-        for _ in range(2):
+        for _ in range(self.n_critic):
             chosen = torch.randperm(len(self.pictures), generator=random)[: self.mini_batch]
             some_real, some_gray = (x.to(self.device) for x in self.pictures[chosen.numpy()])
             self.optimizer_d.zero_grad()

@@ -49,7 +49,7 @@ def literal_model(recipe: Recipe) -> literal.GAN | literal.WGAN:
     torch.manual_seed(0)
     channels = round(64 * recipe.width)
     if recipe.adversary == "critic":
-        return literal.WGAN(channels, "cpu", pictures(recipe).train, recipe.critic_batch_size)
+        return literal.WGAN(channels, "cpu", pictures(recipe).train, recipe.critic_batch_size, recipe.n_critic)
     return literal.GAN(channels, "cpu")
 
 
@@ -68,9 +68,11 @@ def trainers_step(recipe: Recipe) -> Callable[[], object]:
 def differences(recipe: Recipe) -> tuple[float, float]:
     """How losses and gradients of one step differ, each step from the literal side's state; medians of `COMPARED`.
 
-    Medians, because a gradient near 0 may change its sign by rounding, and Adam's first steps are ±α whatever the
-    gradient's size: what follows in the same step (WGAN's second critic update) then differs more.
+    Medians, because rounding may turn the sign of a gradient near 0, and Adam's first steps are ±α whatever the
+    gradient's size: what follows such a step in the same turn differs more. For the same reason a critic is compared
+    after one update, not two.
     """
+    recipe = replace(recipe, n_critic=1)
     splits, theirs = pictures(recipe), literal_model(recipe)
     trainer, (real, gray) = Trainer(recipe, splits, torch.device("cpu")), splits.train[:BATCH]
     losses, relative = [], []
