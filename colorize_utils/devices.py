@@ -52,9 +52,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def keep_freed_memory() -> bool:
     """Has the C library keep the memory that tensors free for the tensors to come; False where it cannot be told.
 
-    glibc returns large blocks to the kernel at once and has it hand out zeroed pages for the next ones: on two cores
-    that took 40 % of a GAN step at 128×128 and 20 % of a U-Net's prediction at 256×256 (tests/benchmarks/). It holds
-    for the whole process from then on, which therefore keeps what it has needed at its peak.
+    glibc returns large blocks to the kernel at once and has it hand out zeroed pages for the next ones: with that, a
+    GAN step at 128×128 took 1.6 times as long, and a U-Net's prediction at 256×256 1.2 times (two cores, width 1). It
+    holds for the whole process from then on, which therefore keeps what it has needed at its peak.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

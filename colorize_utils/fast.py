@@ -35,11 +35,10 @@ PERCENTILE = 99.9  # of a layer's activations are inside its range: a few channe
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A copy for prediction in which each batch norm is part of the convolution before it, weights channels-last.
+    """A copy for prediction in which each batch norm is part of the convolution before it.
 
     In evaluation mode a batch norm is an affine map of each channel, γ (x − μ) / √(σ² + ε) + β, which a convolution's
-    weights and bias can take in. On two CPU cores folding spares the U-Net 7 % of its time and the layout 15 %
-    (tests/benchmarks/inference.py).
+    weights and bias can take in. It spares the U-Net 6 % of its time (256×256, width 1, two cores, channels-last).
     """
     network = copy.deepcopy(network).eval()
     for block in network.modules():
@@ -50,7 +49,7 @@ def folded(network: nn.Module) -> nn.Module:
                 transposed = isinstance(layer, nn.ConvTranspose2d)
                 setattr(block, name, fuse_conv_bn_eval(layer, norm, transpose=transposed))
                 setattr(block, norm_name, nn.Identity())
-    return network.to(memory_format=torch.channels_last)
+    return network
 
 
 class Int8Network(nn.Module):

@@ -58,7 +58,12 @@ class Colorizer:
             raise DeviceError(f"int8 computes on the CPU, not on {self.device}; leave out one of the two")
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.network = Int8Network(network, size) if int8 else folded(network).to(self.device)
+        if int8:
+            self.network = Int8Network(network, size)
+        else:
+            # Channels-last spares the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
+            layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
+            self.network = folded(network).to(self.device, memory_format=layout)
         if compile and not int8:
             # Frozen, because a compiler may then lay the weights out anew: without, it gains nothing on a CPU.
             options = {"freezing": True} if self.device.type == "cpu" else None

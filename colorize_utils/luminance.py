@@ -42,21 +42,9 @@ def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
     has no luma.
 
     With c the chroma, Y the gray and t ∈ [0, 1] the largest factor for which Y + t·c stays in the cube, the three are
-    rounded from Y + t·c. Rounding moves luma by half a step at most and a step of green moves it by 38470/65536, so
-    that at most one such step gives Y again. Next to the cube's faces it may lead outside; chroma is then halved there,
-    and at last given up.
-    """
-    rgb, outside = _merge_once(gray, chroma)
-    for factor in (0.5, 0.25, 0.0):
-        if not outside.any():
-            break
-        rgb[outside], still = _merge_once(gray[outside], np.float32(factor) * chroma[:, outside])
-        outside[outside] = still
-    return rgb
-
-
-def _merge_once(gray: np.ndarray, chroma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rgb, outside): outside, (...) bool, is true where the green that gives the right luma is no 8-bit value.
+    rounded from Y + t·c. That moves luma by half a step at most, and a step of green by 38470/65536, so that one such
+    step gives Y again. It never leads out of 0 … 255: at an end of that range, rounding can only have moved green
+    away from what lies beyond, and red and blue alone move luma by 0.21 at most.
 
     In place wherever it can be: most of the time that a large photograph takes is spent here.
     """
@@ -74,17 +62,17 @@ def _merge_once(gray: np.ndarray, chroma: np.ndarray) -> tuple[np.ndarray, np.nd
     t = np.minimum(t, _share_that_fits(np.maximum(level, tiny), np.negative(lowest, out=lowest)), out=t)
 
     red, green, blue = (_rounded(level, t, plane) for plane in (red, green, blue))
-    luma = wr * red
-    luma += wg * green
-    luma += wb * blue
-    luma += _ROUND
-    luma >>= 16
+    weighted = wr * red
+    weighted += wg * green
+    weighted += wb * blue
+    weighted += _ROUND
+    weighted >>= 16  # their luma
     green += gray
-    green -= luma
+    green -= weighted
     rgb = np.empty((*gray.shape, 3), np.uint8)
     for channel, plane in enumerate((red, green, blue)):
         np.copyto(rgb[..., channel], plane, casting="unsafe")
-    return rgb, green.view(np.uint32) > 255
+    return rgb
 
 
 def _share_that_fits(room: np.ndarray, wanted: np.ndarray) -> np.ndarray:

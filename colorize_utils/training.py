@@ -284,8 +284,8 @@ def train(
         without decay the number of epochs; any other change of recipe, seed or pictures is refused.
     precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere) or one by name.
     save_minutes: how much work a killed run may lose at most; the state is also saved at the end of the run.
-    compile: compiles both networks at the first steps, for long runs on a GPU: on a CPU that takes minutes and gains
-        nothing. The curves differ by rounding.
+    compile: compiles both networks at the first steps, for long runs on a GPU: on a CPU that takes minutes. The curves
+        differ by rounding.
     on_epoch: called after each epoch with the number of epochs done, the curves and the generator (in training mode),
         keeping luminance if the recipe says so.
 

@@ -29,7 +29,7 @@ def test_float_luma_agrees_to_rounding():
 def test_merge_keeps_every_level_under_any_chroma():
     rng = np.random.default_rng(1)
     gray = np.repeat(GRAY[:, None], 4000, axis=1)
-    for spread in (1, 10, 60, 400, 1e6):
+    for spread in (0.5, 1, 3, 10, 60, 400, 1e6):
         chroma = rng.normal(0, spread, (2, *gray.shape)).astype(np.float32)
         np.testing.assert_array_equal(pillow_gray(merge(gray, chroma)), gray)
 
