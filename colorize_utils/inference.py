@@ -65,7 +65,7 @@ class Colorizer:
             layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
             self.network = folded(network).to(self.device, memory_format=layout)
         if compile and not int8:
-            # Frozen, because a compiler may then lay the weights out anew: without, it gains nothing on a CPU.
+            # Frozen: the compiler may then lay the weights out once and for all.
             options = {"freezing": True} if self.device.type == "cpu" else None
             self.network = torch.compile(self.network, options=options)
         self.size = size

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from colorize_utils import cli, pictures
@@ -306,6 +307,24 @@ def test_int8_is_nearly_the_same(model):
     assert run("a.png", "-o", "exact.png", *model) == run("a.png", "-o", "int8.png", "--int8", *model) == 0
     exact, quick = (np.asarray(Image.open(name)).astype(float) for name in ("exact.png", "int8.png"))
     assert 0 < np.abs(exact - quick).mean() < 3
+
+
+def test_train_passes_on_that_networks_are_compiled(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: asked.append(type(network).__name__))
+    tiny = ["--data", "generated", "--count", "20", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    assert run("train", "gan-l1", *tiny, "--device", "cpu", "--compile") == 0
+    assert asked == ["UNet", "Discriminator"]
+
+
+def test_evaluate_scores_int8(model, capsys):
+    arguments = ["evaluate", model[1], "--data", "generated", "--count", "20", "--size", "32", "--quiet", "--int8"]
+    assert run(*arguments) == 0
+    scored = capsys.readouterr().out
+    assert run(*arguments[:-1]) == 0
+    assert "tiny.safetensors" in scored
+    columns = [text.splitlines()[-1].split("|")[2:-2] for text in (scored, capsys.readouterr().out)]
+    assert columns[0] != columns[1]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
