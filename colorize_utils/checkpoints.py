@@ -31,7 +31,7 @@ from colorize_utils import __version__
 from colorize_utils.cache import cache_folder
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import written_whole
-from colorize_utils.models import BASE_CHANNELS, GENERATORS, LuminanceKept, build_generator
+from colorize_utils.models import BASE_CHANNELS, GENERATORS, build_generator, predictor
 
 BUNDLED = Path(__file__).parent / "weights"
 TIMEOUT = 30  # seconds without a byte before a server counts as gone
@@ -365,7 +365,11 @@ def _read_metadata(path: Path) -> dict:
 # ---------------------------------------------------------------- building
 
 # The first layer's key names an architecture, its output channels the width.
-_FIRST_LAYERS = {"unet": "encoder_block1.conv.0.weight", "wgan-unet": "encoder1.block.0.weight"}
+_FIRST_LAYERS = {
+    "unet": "encoder_block1.conv.0.weight",
+    "wgan-unet": "encoder1.block.0.weight",
+    "distribution-unet": "encoder1.conv.0.weight",
+}
 _DISCRIMINATOR_LAYER = "layer1."
 
 
@@ -394,10 +398,9 @@ class LoadedGenerator:
 
     @property
     def predictor(self) -> nn.Module:
-        """The network as it was trained: on the given luminance, where its recipe kept that."""
+        """What makes colour of gray, as it was trained: on the given luminance, where its recipe kept that."""
         recipe = self.metadata.get("recipe")
-        kept = isinstance(recipe, dict) and recipe.get("keep_luminance", False)
-        return LuminanceKept(self.network) if kept else self.network
+        return predictor(self.network, isinstance(recipe, dict) and bool(recipe.get("keep_luminance", False)))
 
 
 def load_generator(

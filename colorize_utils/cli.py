@@ -37,6 +37,9 @@ RECIPE_HELP = {
     "keep_luminance": "learn chroma alone, on the luminance that is given",
     "decay": "let the learning rate fall to 0 over the second half",
     "flip": "mirror about half of the training pictures",
+    "augment": "turn, scale, shift and light the training pictures otherwise",
+    "dropout": "share of features dropped (U-Nets)",
+    "average": "decay of the moving average of weights that is kept; 0 keeps the weights themselves",
 }
 
 
@@ -80,6 +83,9 @@ def _colorize(arguments: list[str]) -> int:
     parser.add_argument("--list-models", action="store_true", help="list the checkpoints that have a name, and stop")
     parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with scikit-learn")
     parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")
+    parser.add_argument(
+        "--style", choices=("safe", "vivid"), help="safe: the mean of what is possible; vivid: the likelier colours"
+    )
     parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
@@ -102,6 +108,8 @@ def _colorize(arguments: list[str]) -> int:
 
     progress = not options.quiet
     colorizer = Colorizer.from_checkpoint(options.model or DEFAULT, options.device, progress, int8=options.int8)
+    if options.style not in (None, *colorizer.styles):
+        parser.error(f"{colorizer.name} has no style {options.style}: it names a single colour; --strength is for it")
     report = colorize_files(
         colorizer,
         options.pictures or [_sample()],
@@ -110,6 +118,7 @@ def _colorize(arguments: list[str]) -> int:
         progress=progress,
         keep_luminance=not options.raw,
         strength=options.strength,
+        style=options.style,
     )
     for line in report.failed:
         print(f"error: {line}", file=sys.stderr)
@@ -174,9 +183,10 @@ def _train(arguments: list[str]) -> int:
         description="Train a recipe. The run lives in a folder: best and last checkpoint, curves, and what it takes to "
         "go on after it was stopped.",
     )
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="which of the submission's models")
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="one of the submission's models, or the one beyond")
     _add_data_options(parser)
-    parser.add_argument("--extra", type=Path, help="a folder of more training pictures")
+    parser.add_argument("--pool", action="store_true", help="deal training and validation split again, nine to one")
+    parser.add_argument("--extra", type=Path, help="a folder of more training pictures; a fifth of them stays out")
     parser.add_argument("--drop-gray", action="store_true", help="leave pictures without colour out of training")
     parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
     parser.add_argument("-o", "--output", type=Path, help="the run's folder (default: runs/RECIPE)")
@@ -208,6 +218,7 @@ def _train(arguments: list[str]) -> int:
     splits = load_splits(
         options.data,
         recipe.size,
+        pool=options.pool,
         extra=options.extra,
         drop_gray=options.drop_gray,
         crop=options.crop,
@@ -281,7 +292,9 @@ def _evaluate(arguments: list[str]) -> int:
         dataset = dataset.head(options.limit)
     predictors = {"gray": gray_floor, "gray + mean chroma": mean_chroma_floor(make_loader(splits.train, 64))}
     for model, colorizer in colorizers.items():
-        predictors[model] = colorizer.predictor(keep_luminance=not options.raw)
+        for style in colorizer.styles:
+            name = f"{model}, {style}" if len(colorizer.styles) > 1 else model
+            predictors[name] = colorizer.predictor(keep_luminance=not options.raw, style=style)
     scores = scoreboard(predictors, make_loader(dataset, 64), progress)
     print(f"{len(dataset)} pictures of the {options.split} split at {options.size}×{options.size}\n")
     print(format_scores(scores))

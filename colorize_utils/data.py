@@ -30,6 +30,7 @@ from colorize_utils.pictures import is_picture, open_upright, to_gray
 
 GENERATED = "generated"  # the name of the source that needs no files
 SPLITS = ("train", "val", "test")
+POOLED_SHARE = 0.9  # of pooled training and validation pictures, for training
 FOLDER_SHARES = (0.8, 0.1, 0.1)  # of a folder's pictures, in the order of SPLITS
 
 
@@ -119,6 +120,7 @@ def load_splits(
     source: str | Path | None = None,
     size: int = 256,
     *,
+    pool: bool = False,
     extra: str | Path | None = None,
     drop_gray: bool = False,
     crop: bool = False,
@@ -131,7 +133,10 @@ def load_splits(
 
     source: a folder that holds `flowers-102/` (torchvision's layout), any other folder of pictures, or "generated".
         None takes the environment variable `COLORIZE_DATA`, and where that is unset downloads Flowers-102.
-    extra: a folder of more training pictures, for the training split alone.
+    pool: training and validation split put together and dealt again, nine parts to one: for the last run of a recipe
+        whose settings the official split has decided.
+    extra: a folder of more training pictures; of them, too, a validation and a test part stay out, those of the split
+        that it would have as a source.
     drop_gray: leave pictures that are themselves without colour out of training.
     crop: keep the aspect, crop the middle; the default squashes every picture to a square, as the submission does.
     seed: of a folder's random split and of generated flowers; Flowers-102 has its official split.
@@ -151,7 +156,9 @@ def load_splits(
     else:
         parts = _split_folder(_folder(Path(source), **how), seed)
     train, val, test = parts
-    training = [train] if extra is None else [train, _folder(Path(extra), **how)]
+    if pool:
+        train, val = _dealt_again(train, val, seed)
+    training = [train] if extra is None else [train, _split_folder(_folder(Path(extra), **how), seed)[0]]
     if drop_gray:
         training = [_without_gray(part) for part in training]
     skipped = [line for part in (*training, val, test) for line in part.skipped]
@@ -165,6 +172,17 @@ def _dataset(*parts: DecodedPictures) -> PairDataset:
         return PairDataset(parts[0].pictures, parts[0].rows, parts[0].names)
     pictures = np.concatenate([part.pictures[part.rows] for part in parts])
     return PairDataset(pictures, names=[name for part in parts for name in part.names])
+
+
+def _dealt_again(train: DecodedPictures, val: DecodedPictures, seed: int) -> list[DecodedPictures]:
+    both = DecodedPictures.of(
+        np.concatenate([part.pictures[part.rows] for part in (train, val)]),
+        [*train.names, *val.names],
+        np.concatenate([train.gray, val.gray]),
+        [*train.skipped, *val.skipped],
+    )
+    order = np.random.default_rng(seed).permutation(len(both.names))
+    return [both.take(places) for places in np.split(order, [round(POOLED_SHARE * len(order))])]
 
 
 def _without_gray(part: DecodedPictures) -> DecodedPictures:

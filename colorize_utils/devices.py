@@ -113,8 +113,9 @@ class Precision:
 class frozen:
     """Within the block a network passes gradients on but gathers none of its own, which spares half of its backward."""
 
-    def __init__(self, network: nn.Module):
-        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    def __init__(self, network: nn.Module | None):
+        parameters = () if network is None else network.parameters()
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
 
     def __enter__(self) -> None:
         for parameter in self.parameters:

@@ -16,16 +16,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from colorize_utils import distribution
 from colorize_utils.checkpoints import DEFAULT, load_generator
 from colorize_utils.data import unit
 from colorize_utils.devices import choose_device, keep_freed_memory
 from colorize_utils.errors import DeviceError
 from colorize_utils.fast import Int8Network, folded
-from colorize_utils.luminance import luma, merge
-from colorize_utils.models import POOLINGS
+from colorize_utils.luminance import chroma_of, merge, with_chroma
+from colorize_utils.models import POOLINGS, MeanColour
 from colorize_utils.pictures import to_gray
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
+TEMPERATURES = {"safe": 1.0, "vivid": 0.4}  # of the styles, for a network that predicts a distribution over colours
+DEFAULT_STYLE = "safe"
+STYLES = tuple(TEMPERATURES)
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
 
 
@@ -58,6 +62,9 @@ class Colorizer:
             raise DeviceError(f"int8 computes on the CPU, not on {self.device}; leave out one of the two")
         if self.device.type == "cpu":
             keep_freed_memory()
+        self.has_distribution = isinstance(network, MeanColour)
+        if self.has_distribution:
+            network = network.generator  # its mean is one of the styles
         if int8:
             self.network = Int8Network(network, size)
         else:
@@ -88,7 +95,18 @@ class Colorizer:
         loaded = load_generator(name_or_path, progress=progress)
         return cls(loaded.predictor, loaded.size, loaded.name, device, **how)
 
-    def colorize(self, picture, keep_luminance: bool = True, strength: float = 1.0) -> Image.Image:
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The styles that the network has: all, where it predicts a distribution over colours, else "safe" alone."""
+        return STYLES if self.has_distribution else STYLES[:1]
+
+    @property
+    def default_style(self) -> str:
+        return DEFAULT_STYLE if DEFAULT_STYLE in self.styles else self.styles[0]
+
+    def colorize(
+        self, picture, keep_luminance: bool = True, strength: float = 1.0, style: str | None = None
+    ) -> Image.Image:
         """The picture in colour: 8-bit RGB, or RGBA where it has alpha, of exactly its upright size.
 
         picture: a path, bytes, a PIL image of any mode, an array or a tensor (`pictures.to_gray` says which). A colour
@@ -96,52 +114,99 @@ class Colorizer:
         keep_luminance: True gives the network's chroma on the picture's own luminance, so that `convert("L")` of the
         result equals an 8-bit gray picture exactly; False the submission's result.
         strength: multiplies the chroma; 0 leaves gray. It has no effect on the submission's result.
+        style: "safe" is the mean of what the network believes possible, "vivid" leans towards the likelier colours;
+        default: `default_style`. A network that names a single colour has "safe" alone.
 
-        Raises PictureError where a picture cannot be read, ValueError where an array does not fit.
+        Raises PictureError where a picture cannot be read, ValueError where an array does not fit, or the network does
+        not have the style.
         """
+        temperature = self._temperature(style)
         source = to_gray(picture)
         if keep_luminance:
-            chroma = 255 * strength * self._chroma(source.gray)  # (2, h, w)
+            chroma = 255 * strength * self._chroma(source.gray, temperature)  # (2, h, w)
             rgb = _in_bands(chroma, source.gray, merge)
         else:
-            rgb = _in_bands(self._raw(source.gray), source.gray, _clamped)
+            rgb = _in_bands(self._raw(source.gray, temperature), source.gray, _clamped)
         if source.alpha is None:
             return Image.fromarray(rgb)
         return Image.fromarray(np.dstack([rgb, source.alpha]))
 
-    def predictor(self, keep_luminance: bool = True) -> Callable[[Tensor], Tensor]:
+    def predictor(self, keep_luminance: bool = True, style: str | None = None) -> Callable[[Tensor], Tensor]:
         """`colorize` on batches, gray (B, 1, H, W) → colour (B, 3, H, W) in [0, 1], for the scoreboard: by way of the
         8-bit pictures that people get."""
 
         def predict(gray: Tensor) -> Tensor:
             levels = (255 * gray).round().byte().squeeze(1).cpu().numpy()  # (B, H, W)
-            pictures = [np.asarray(self.colorize(picture, keep_luminance)) for picture in levels]
+            pictures = [np.asarray(self.colorize(picture, keep_luminance, style=style)) for picture in levels]
             return unit(torch.from_numpy(np.stack(pictures))).permute(0, 3, 1, 2).to(gray.device)
 
         return predict
 
-    def _chroma(self, gray: np.ndarray) -> Tensor:
-        """The network's chroma of a gray picture (H, W), red and blue minus luma, (2, h, w) in [−1, 1], at working
-        size."""
+    def entropy(self, picture) -> np.ndarray:
+        """How much the network guesses, in bits, (h, w) at half its working size: 0 where it is sure of one colour.
+
+        Raises ValueError where it names a single colour, and what `colorize` raises.
+        """
+        if not self.has_distribution:
+            raise ValueError(f"{self.name} names a single colour for each place: it cannot say how sure it is")
+        return distribution.entropy(self._logits(self._working_size(to_gray(picture).gray)))[0, 0].numpy()
+
+    def _temperature(self, style: str | None) -> float:
+        if style is None:
+            style = self.default_style
+        if style not in STYLES:
+            raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
+        if style not in self.styles:
+            raise ValueError(
+                f"{self.name} names a single colour for each place and has no style {style!r}; try strength"
+            )
+        return TEMPERATURES[style]
+
+    def _working_size(self, gray: np.ndarray) -> np.ndarray:
+        """A gray picture (H, W) at about its own aspect and the area of a square of the working size; even sides."""
         height, width = gray.shape
         scale = self.size / (height * width) ** 0.5
-        h, w = (max(1, min(round(scale * side), MAX_ASPECT * self.size)) for side in (height, width))
-        colour = self._predict(_resize(gray, h, w))
-        return (colour[:, ::2] - luma(colour))[0]
+        h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * self.size // 2)) for side in (height, width))
+        return _resize(gray, h, w)
 
-    def _raw(self, gray: np.ndarray) -> Tensor:
+    def _chroma(self, gray: np.ndarray, temperature: float) -> Tensor:
+        """The network's chroma of a gray picture (H, W), red and blue minus luma, (2, h, w) in [−1, 1], at working size
+        or half of it."""
+        small = self._working_size(gray)
+        if self.has_distribution:
+            return distribution.decode(self._logits(small), temperature)[0]
+        return chroma_of(self._predict(small))[0]
+
+    def _raw(self, gray: np.ndarray, temperature: float) -> Tensor:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
-        return self._predict(_resize(gray, self.size, self.size))[0]
+        small = _resize(gray, self.size, self.size)
+        if self.has_distribution:
+            chroma = distribution.decode(self._logits(small), temperature)
+            return with_chroma(_unit(small), _enlarge(chroma, self.size, self.size))[0]
+        return self._predict(small)[0]
+
+    def _logits(self, levels: np.ndarray) -> Tensor:
+        """A network's distribution for 8-bit gray (h, w) of even sides, (1, COLOURS, h/2, w/2): the (geometric) mean of
+        what it believes of the picture and of its mirror image, which is right a little more often than either."""
+        one = self._predict(levels)
+        other = self._predict(np.ascontiguousarray(levels[:, ::-1])).flip(-1)
+        return (one + other) / 2
 
     @torch.inference_mode()
     def _predict(self, levels: np.ndarray) -> Tensor:
-        """Colour (1, 3, h, w) on the CPU of 8-bit gray (h, w); padded for the poolings by repeating the edge."""
-        gray = unit(torch.from_numpy(levels))[None, None]  # (1, 1, h, w)
+        """The network's output on the CPU for 8-bit gray (h, w); padded for the poolings by repeating the edge."""
+        gray = _unit(levels)
         h, w = levels.shape
         multiple = 2**POOLINGS
         padded = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
         with self._one_at_a_time:
-            return self.network(padded.to(self.device))[..., :h, :w].float().cpu()
+            output = self.network(padded.to(self.device))
+        share = padded.shape[-1] // output.shape[-1]  # 2, where the network answers at half its working size
+        return output[..., : h // share, : w // share].float().cpu()
+
+
+def _unit(levels: np.ndarray) -> Tensor:
+    return unit(torch.from_numpy(levels))[None, None]  # (1, 1, h, w)
 
 
 def _resize(gray: np.ndarray, height: int, width: int) -> np.ndarray:

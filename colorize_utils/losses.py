@@ -9,9 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from colorize_utils import distribution
+from colorize_utils.luminance import chroma_of
+
 RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
 """Reconstruction terms by name. L1 is the mean of |Y − Ŷ|: its best single guess is, channel by channel, the median of
 what is possible, which takes the majority's side; that of MSE is the mean, which lies between them."""
+
+
+def distribution_loss(logits: Tensor, real: Tensor) -> Tensor:
+    """Cross-entropy between what a network believes of each place's colour and what it is: a scalar, in nats.
+
+    logits: (B, COLOURS, H/2, W/2); real: its chroma is averaged over 2×2 pixels and shared out among the four colours
+    of the palette around it. Zhang et al. 2016, "Colorful Image Colorization", equation 2, without the weights that
+    favour rare colours: those are for the temperature to bring out.
+    """
+    chroma = chroma_of(F.avg_pool2d(real, kernel_size=2))
+    indices, shares = distribution.encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))  # (N, 4) each, N = B·H/2·W/2
+    beliefs = logits.permute(0, 2, 3, 1).reshape(-1, distribution.COLOURS).log_softmax(dim=1)  # (N, COLOURS)
+    return -(beliefs.gather(1, indices) * shares).sum(dim=1).mean()
 
 
 def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:

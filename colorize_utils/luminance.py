@@ -25,14 +25,27 @@ def gray_levels(levels: Tensor) -> Tensor:
 
 def luma(colour: Tensor) -> Tensor:
     """Luma (B, 1, H, W) of colour (B, 3, H, W), RGB in [0, 1]: the same weights without rounding, differentiable."""
-    weights = colour.new_tensor(LUMA_WEIGHTS) / 65536
-    return torch.einsum("bchw,c->bhw", colour, weights).unsqueeze(1)
+    red, green, blue = (weight / 65536 * plane for weight, plane in zip(LUMA_WEIGHTS, colour.split(1, 1), strict=True))
+    return red + green + blue  # no matrix product: autocast would round that to 16 bits
 
 
 def with_luminance(gray: Tensor, colour: Tensor) -> Tensor:
     """The chroma of `colour` (B, 3, H, W) on the luminance of `gray` (B, 1, H, W); differentiable, not confined to
     [0, 1]. What a training step uses when luminance is kept rather than predicted."""
     return colour + (gray - luma(colour))
+
+
+def chroma_of(colour: Tensor) -> Tensor:
+    """Chroma (B, 2, H, W), red and blue minus luma, of colour (B, 3, H, W), RGB in [0, 1]; differentiable."""
+    return (colour - luma(colour))[:, ::2]
+
+
+def with_chroma(gray: Tensor, chroma: Tensor) -> Tensor:
+    """Colour (B, 3, H, W) of gray (B, 1, H, W) and chroma (B, 2, H, W), not confined to [0, 1]; differentiable. Green
+    follows, because chroma has no luma."""
+    wr, wg, wb = LUMA_WEIGHTS
+    red, blue = chroma.unbind(dim=1)
+    return gray + torch.stack([red, -(wr * red + wb * blue) / wg, blue], dim=1)
 
 
 def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The networks of the original submission: two U-Net generators, a discriminator and a critic.
+"""The networks of the original submission, two U-Net generators, a discriminator and a critic; and one beyond it.
 
 Layer and attribute names are an interface, because the keys of a checkpoint follow from them: a state dict of the
 submission's GAN-L1 loads strictly into `UNet()`. `width` scales every layer of a network; 1.0 is the original.
@@ -9,11 +9,14 @@ VGG blocks: Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Lar
 Pictures are float tensors: gray (B, 1, H, W) and colour (B, 3, H, W) in RGB, both in [0, 1].
 """
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colorize_utils.luminance import with_luminance
+from colorize_utils import distribution
+from colorize_utils.luminance import with_chroma, with_luminance
 
 BASE_CHANNELS = 64  # of the first layer at width 1.0; every other layer is a multiple of it
 POOLINGS = 5  # halvings between a generator's input and its bottleneck: H and W must be multiples of 2**5
@@ -192,6 +195,55 @@ class WGANUNet(nn.Module):
         return self.decoder5(torch.cat([features, skip1], dim=1))  # (B, 3, H, W)
 
 
+class DistributionUNet(nn.Module):
+    """The generator beyond the submission: gray (B, 1, H, W) in [0, 1] → logits (B, COLOURS, H/2, W/2), one for each
+    colour of the palette (distribution.py).
+
+    The submission's U-Net with three changes. It works at half the picture's size, four gray pixels being the four
+    channels of one: chroma is all that it answers with, and the eye does not see it sharper, while an answer costs a
+    quarter. Each place gets a distribution over colours in place of one colour. And the deep blocks, which decide what
+    a thing is and have nearly all of the weights, drop out features, because the pictures to learn from are few.
+
+    Raises ValueError where the input has not one channel, or a side is not a multiple of 32.
+    """
+
+    def __init__(self, width: float = 1.0, dropout_rate: float = 0.0):
+        super().__init__()
+        c = base_channels(width)
+        self.halve = nn.PixelUnshuffle(2)
+        self.maxpool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+
+        self.encoder1 = VGGBlock(4, c)
+        self.encoder2 = VGGBlock(c, 2 * c)
+        self.encoder3 = VGGBlock(2 * c, 4 * c)
+        self.encoder4 = VGGBlock(4 * c, 8 * c, dropout_rate)
+        self.encoder5 = VGGBlock(8 * c, 8 * c, dropout_rate)
+
+        self.decoder4 = VGGBlock(8 * c + 8 * c, 4 * c, dropout_rate)
+        self.decoder3 = VGGBlock(4 * c + 4 * c, 4 * c, dropout_rate)
+        self.decoder2 = VGGBlock(2 * c + 4 * c, 2 * c)
+        self.decoder1 = VGGBlock(c + 2 * c, c)
+        self.head = nn.Conv2d(c, distribution.COLOURS, kernel_size=1)
+
+    def forward(self, gray: Tensor) -> Tensor:
+        _require_poolable(gray, "DistributionUNet")
+        skip1 = self.encoder1(2 * self.halve(gray) - 1)  # (B, c, H/2, W/2)
+        skip2 = self.encoder2(self.maxpool(skip1))  # (B, 2c, H/4, W/4)
+        skip3 = self.encoder3(self.maxpool(skip2))  # (B, 4c, H/8, W/8)
+        skip4 = self.encoder4(self.maxpool(skip3))  # (B, 8c, H/16, W/16)
+        features = self.encoder5(self.maxpool(skip4))  # (B, 8c, H/32, W/32)
+
+        features = self.decoder4(self._join(features, skip4))  # (B, 4c, H/16, W/16)
+        features = self.decoder3(self._join(features, skip3))  # (B, 4c, H/8, W/8)
+        features = self.decoder2(self._join(features, skip2))  # (B, 2c, H/4, W/4)
+        features = self.decoder1(self._join(features, skip1))  # (B, c, H/2, W/2)
+        return self.head(features)
+
+    def _join(self, features: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([self.upsample(features), skip], dim=1)
+
+
 class DiscriminatorBlock(nn.Module):
     """Two 3×3 convolutions, each followed by instance normalization and LeakyReLU(0.2).
 
@@ -290,17 +342,49 @@ class LuminanceKept(nn.Module):
         return with_luminance(gray, self.generator(gray))
 
 
-GENERATORS = {"unet": UNet, "wgan-unet": WGANUNet}
+class MeanColour(nn.Module):
+    """The mean of a generator's distribution on the gray that was given: gray (B, 1, H, W) → colour (B, 3, H, W), RGB,
+    about [0, 1]."""
+
+    def __init__(self, generator: nn.Module):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, gray: Tensor) -> Tensor:
+        return self.colour(gray, self.generator(gray))
+
+    @staticmethod
+    def colour(gray: Tensor, logits: Tensor) -> Tensor:
+        chroma = F.interpolate(distribution.decode(logits), size=gray.shape[-2:], mode="bicubic")
+        return with_chroma(gray, chroma)
 
 
-def build_generator(architecture: str, width: float = 1.0, bounded: bool = False) -> nn.Module:
-    """A generator by the name of its architecture: "unet" (GAN-L1, GAN-MSE) or "wgan-unet" (WGAN).
+GENERATORS = {"unet": UNet, "wgan-unet": WGANUNet, "distribution-unet": DistributionUNet}
 
-    Raises ValueError where there is no such architecture.
+
+def build_generator(architecture: str, width: float = 1.0, bounded: bool = False, dropout: float = 0.0) -> nn.Module:
+    """A generator by the name of its architecture: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN) or
+    "distribution-unet".
+
+    Raises ValueError where there is no such architecture, or it has no such option.
     """
     if architecture not in GENERATORS:
         raise ValueError(f"no architecture {architecture!r}; there are {', '.join(GENERATORS)}")
-    return GENERATORS[architecture](width=width, bounded=bounded)
+    options = {"bounded": bounded, "dropout_rate": dropout}
+    network = GENERATORS[architecture]
+    known = inspect.signature(network).parameters
+    for name in [name for name in options if name not in known]:
+        if options.pop(name):
+            raise ValueError(f"{architecture} has no option {name}")
+    return network(width=width, **options)
+
+
+def predictor(generator: nn.Module, keep_luminance: bool = False) -> nn.Module:
+    """What makes colour pictures of gray ones with a generator, (B, 1, H, W) → (B, 3, H, W): itself, its chroma on the
+    gray that was given, or the mean of its distribution there."""
+    if isinstance(generator, DistributionUNet):
+        return MeanColour(generator)
+    return LuminanceKept(generator) if keep_luminance else generator
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""The submission's hyperparameters, one frozen recipe a model, and the switches for what it got wrong.
+"""The submission's hyperparameters, one frozen recipe a model, the switches for its flaws; and one recipe beyond it.
 
 `dataclasses.replace(GAN_L1, epochs=5)` makes a variant; to add a recipe, add one here and to `RECIPES`.
 """
@@ -12,8 +12,8 @@ class Recipe:
 
     name: str
     generator: str = "unet"  # the architecture's name in models.GENERATORS
-    adversary: str = "discriminator"  # "discriminator" (binary cross-entropy) or "critic" (Wasserstein)
-    reconstruction: str = "l1"  # "l1" or "mse"
+    adversary: str = "discriminator"  # "discriminator" (binary cross-entropy), "critic" (Wasserstein) or "none"
+    reconstruction: str = "l1"  # "l1", "mse" or, for a generator that has one, "distribution"
     lambda_rec: float = 0.99  # the submission's weights: reconstruction rules, the adversarial term sharpens
     lambda_adv: float = 0.01
 
@@ -41,11 +41,16 @@ class Recipe:
     decay: bool = False  # True: the learning rate falls linearly to 0 over the second half, as in pix2pix's code
     flip: bool = False  # True: about half of the training pictures mirrored left to right, anew in each epoch
 
+    # What helps a network that has few pictures to learn from; the submission has none of it.
+    augment: bool = False  # True: training pictures turned, scaled, shifted, lit otherwise, anew in each epoch
+    dropout: float = 0.0  # share of features dropped at the end of a U-Net's blocks
+    average: float = 0.0  # decay of the moving average of the generator's weights that is kept in their place; 0: none
+
     def __post_init__(self) -> None:
         choices = {
-            "generator": ("unet", "wgan-unet"),
-            "adversary": ("discriminator", "critic"),
-            "reconstruction": ("l1", "mse"),
+            "generator": ("unet", "wgan-unet", "distribution-unet"),
+            "adversary": ("discriminator", "critic", "none"),
+            "reconstruction": ("l1", "mse", "distribution"),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
@@ -53,6 +58,11 @@ class Recipe:
         for field in ("epochs", "size", "batch_size", "n_critic", "critic_batch_size", "learning_rate", "width"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"recipe {self.name}: {field} must be positive, got {getattr(self, field)}")
+        for field in ("dropout", "average"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"recipe {self.name}: {field} must lie in [0, 1), got {getattr(self, field)}")
+        if (self.generator == "distribution-unet") != (self.reconstruction == "distribution"):
+            raise ValueError(f"recipe {self.name}: distribution-unet and the distribution's loss need each other")
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
         if self.batch_size == 1 and self.size == 32:
@@ -86,4 +96,23 @@ WGAN_GP = Recipe(
     betas=(0.0, 0.9),
     n_critic=2,
 )
-RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP)}
+DISTRIBUTION = Recipe(
+    "distribution",
+    generator="distribution-unet",
+    adversary="none",
+    reconstruction="distribution",
+    lambda_rec=1.0,
+    epochs=200,
+    size=64,
+    width=0.5,
+    batch_size=32,
+    learning_rate=1e-3,
+    betas=(0.9, 0.999),
+    keep_luminance=True,
+    decay=True,
+    flip=True,
+    augment=True,
+    dropout=0.2,
+    average=0.999,
+)
+RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP, DISTRIBUTION)}

@@ -24,9 +24,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from colorize_utils import checkpoints, losses
+from colorize_utils.augmentation import augmented
 from colorize_utils.data import EpochBatches, PairDataset, Splits, flip_some, generator_for, make_loader
 from colorize_utils.devices import (
     Precision,
@@ -39,7 +41,7 @@ from colorize_utils.devices import (
 from colorize_utils.errors import TrainingError
 from colorize_utils.files import written_whole
 from colorize_utils.metrics import Validation, validate
-from colorize_utils.models import Critic, Discriminator, LuminanceKept, build_generator
+from colorize_utils.models import Critic, Discriminator, MeanColour, build_generator, predictor
 from colorize_utils.recipes import Recipe
 
 STEP_LOSSES = ("discriminator_loss", "generator_loss", "reconstruction_loss", "adversarial_loss", "mse")
@@ -65,28 +67,36 @@ class Trainer:
     ):
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
         self.precision = Precision(device, precision)
-        self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded).to(device)
-        self.predictor = LuminanceKept(self.generator) if recipe.keep_luminance else self.generator
+        self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded, recipe.dropout).to(device)
+        self.average = None
+        if recipe.average:
+            average = get_ema_multi_avg_fn(recipe.average)
+            self.average = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
+        self.predictor = predictor(self.generator, recipe.keep_luminance)
+        self.kept_predictor = predictor(self.kept, recipe.keep_luminance)
+        self.discriminator: nn.Module | None = None
         if recipe.adversary == "critic":
-            self.discriminator: nn.Module = Critic(recipe.width).to(device)
+            self.discriminator = Critic(recipe.width).to(device)
             self.discriminator_loss, self.adversarial_loss = losses.critic_loss, losses.wasserstein_loss
-        else:
+        elif recipe.adversary == "discriminator":
             self.discriminator = Discriminator(recipe.width, recipe.discriminator_sigmoid).to(device)
             self.discriminator_loss, self.adversarial_loss = losses.discriminator_loss, losses.adversarial_loss
-        self.reconstruction_loss = losses.RECONSTRUCTION[recipe.reconstruction]
-        if device.type == "cuda":  # the layout of its tensor cores; on a CPU, training in it is no faster
-            self.generator.to(memory_format=torch.channels_last)
-            self.discriminator.to(memory_format=torch.channels_last)
-        if compile:
-            self.predictor.compile()
-            self.discriminator.compile()
+        self.networks = {"generator": self.generator}
+        if self.discriminator is not None:
+            self.networks["discriminator"] = self.discriminator
+        for network in self.networks.values():
+            if device.type == "cuda":  # the layout of its tensor cores; on a CPU, training in it is no faster
+                network.to(memory_format=torch.channels_last)
+            if compile:
+                network.compile()
         # Pictures that a critic takes at a time: a batch of the original's networks at their size, more of smaller
         # ones, where 64 at once made a step 24 to 60 % shorter than 8 by 8 (64×64 and 32×32, two CPU cores).
         part = recipe.batch_size * (256 / recipe.size) ** 2 / recipe.width
         self.part = max(recipe.batch_size, int(part))
         adam = {"lr": recipe.learning_rate, "betas": recipe.betas, "fused": device.type in ("cpu", "cuda")}
         self.optimizer_g = Adam(self.generator.parameters(), **adam)
-        self.optimizer_d = Adam(self.discriminator.parameters(), **adam)
+        self.optimizer_d = None if self.discriminator is None else Adam(self.discriminator.parameters(), **adam)
+        self.optimizers = [self.optimizer_g] if self.optimizer_d is None else [self.optimizer_g, self.optimizer_d]
 
         self.pictures = _digest(splits)
         self.history: History = {curve: [] for curve in CURVES}
@@ -102,19 +112,31 @@ class Trainer:
         real (B, 3, H, W) and gray (B, 1, H, W) in [0, 1], on the trainer's device.
         """
         recipe = self.recipe
-        fake = self.generate(gray)  # (B, 3, H, W); the generator does not change until its own step
+        d_loss = adversarial = torch.zeros((), device=self.device)
+        fake, reconstruction = self.reconstruct(real, gray)  # the generator does not change until its own step
         for real_batch, fake_batch in self.adversary_batches(real, fake, random):
             d_loss = self.update_discriminator(real_batch, fake_batch, random)
 
         with frozen(self.discriminator), self.precision.autocast():
-            adversarial = self.adversarial_loss(self.discriminator(fake).float())
-            reconstruction = self.reconstruction_loss(fake, real)
+            if self.discriminator is not None:
+                adversarial = self.adversarial_loss(self.discriminator(fake).float())
             g_loss = recipe.lambda_adv * adversarial + recipe.lambda_rec * reconstruction
             self.precision.backward(g_loss, "generator")
         self.precision.step(self.optimizer_g, "generator")
+        if self.average is not None:
+            self.average.update_parameters(self.generator)
 
         squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
+
+    def reconstruct(self, real: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
+        """Generated pictures (B, 3, H, W), and how far they are from the real ones by the recipe's measure."""
+        if self.recipe.reconstruction == "distribution":
+            with self.precision.autocast():
+                logits = self.generator(gray).float()
+            return MeanColour.colour(gray, logits), losses.distribution_loss(logits, real)
+        fake = self.generate(gray)
+        return fake, losses.RECONSTRUCTION[self.recipe.reconstruction](fake, real)
 
     def generate(self, gray: Tensor) -> Tensor:
         with self.precision.autocast():
@@ -125,6 +147,7 @@ class Trainer:
         `n_critic` times from random pictures of its own, `critic_batch_size` of them."""
         if self.recipe.adversary == "discriminator":
             yield real, fake.detach()
+        if self.recipe.adversary != "critic":
             return
         pictures = self.splits.train
         for _ in range(self.recipe.n_critic):
@@ -164,7 +187,7 @@ class Trainer:
         batches.set_position(self.epoch, done=len(self.step_losses))
         label = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
         start = time.perf_counter() - self.epoch_seconds
-        for optimizer in (self.optimizer_g, self.optimizer_d):
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.learning_rate_in(self.epoch)
         self.predictor.train()
@@ -175,6 +198,8 @@ class Trainer:
                 real, gray = (batch.to(self.device) for batch in train[indices])
                 if self.recipe.flip:
                     real, gray = flip_some(real, gray, random)
+                if self.recipe.augment:
+                    real, gray = augmented(real, random)
                 self.step_losses.append(self.step(real, gray, random))
                 if len(self.step_losses) % CHECK_EVERY == 0:
                     self.require_finite()
@@ -186,7 +211,7 @@ class Trainer:
         means = torch.stack(self.step_losses).double().mean(dim=0).tolist()
         loader = make_loader(self.splits.val, self.recipe.batch_size)
         mse, autocast = losses.RECONSTRUCTION["mse"], self.precision.autocast
-        validation: Validation = validate(self.predictor, mse, loader, autocast=autocast)
+        validation: Validation = validate(self.kept_predictor, mse, loader, autocast=autocast)
         if not math.isfinite(validation.loss):
             raise Diverged(f"the validation loss became NaN or infinite after epoch {self.epoch + 1}")
         numbers = dict(zip(STEP_LOSSES, means, strict=True)) | {
@@ -211,7 +236,7 @@ class Trainer:
             step = int(bad[0, 0])
             names = [name for name, value in zip(STEP_LOSSES, rows[step], strict=True) if not value.isfinite()]
             raise Diverged(f"{' and '.join(names)} became NaN or infinite in epoch {self.epoch + 1}, step {step + 1}")
-        for network, name in ((self.generator, "generator"), (self.discriminator, "discriminator")):
+        for name, network in self.networks.items():
             if not all(bool(value.isfinite().all()) for value in network.parameters()):
                 raise Diverged(
                     f"the {name}'s weights became NaN or infinite in epoch {self.epoch + 1}, "
@@ -219,6 +244,21 @@ class Trainer:
                 )
 
     # ------------------------------------------------------------ state
+
+    def _parts(self) -> dict[str, nn.Module | Adam]:
+        """What has a state of its own, under the names that it has in a saved one."""
+        parts = {
+            **self.networks,
+            "average": self.average,
+            "optimizer_g": self.optimizer_g,
+            "optimizer_d": self.optimizer_d,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def kept(self) -> nn.Module:
+        """The generator whose weights are validated and kept: the moving average, where there is one."""
+        return self.generator if self.average is None else self.average.module
 
     def state_dict(self) -> dict:
         """Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` can read it back."""
@@ -230,10 +270,7 @@ class Trainer:
             "step_losses": [row.cpu() for row in self.step_losses],
             "epoch_seconds": self.epoch_seconds,
             "history": self.history,
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "optimizer_g": self.optimizer_g.state_dict(),
-            "optimizer_d": self.optimizer_d.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
             "precision": self.precision.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -244,10 +281,8 @@ class Trainer:
         self.step_losses = [row.to(self.device) for row in state["step_losses"]]
         self.epoch_seconds = state["epoch_seconds"]
         self.history = state["history"]
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.optimizer_g.load_state_dict(state["optimizer_g"])
-        self.optimizer_d.load_state_dict(state["optimizer_d"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.precision.load_state_dict(state["precision"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
@@ -312,7 +347,7 @@ def train(
                 trainer.run_epoch(progress, lambda: saver.after_step(trainer))
                 saver.after_epoch(trainer)
                 if on_epoch is not None:
-                    on_epoch(trainer.epoch, trainer.history, trainer.predictor)
+                    on_epoch(trainer.epoch, trainer.history, trainer.kept_predictor)
         except Diverged as error:
             raise Diverged(
                 f"{error}; last good checkpoint: {saver.last_good}; lower the learning rate or train in fp32, "
@@ -374,7 +409,8 @@ class _Saver:
 
     def _require_same_run(self, trainer: Trainer, state: dict) -> None:
         ours = trainer.recipe.as_dict() | {"seed": trainer.seed, "pictures": trainer.pictures}
-        theirs = state["recipe"] | {"seed": state["seed"], "pictures": state["pictures"]}
+        # A recipe of an earlier version lacks what was added since, and did without it.
+        theirs = Recipe(**state["recipe"]).as_dict() | {"seed": state["seed"], "pictures": state["pictures"]}
         differing = [name for name in ours if ours[name] != theirs.get(name) and name not in self.MAY_CHANGE]
         if trainer.recipe.decay and ours["epochs"] != theirs["epochs"]:
             differing.append("epochs")  # the learning rate would have been another from the start
@@ -392,14 +428,14 @@ class _Saver:
         losses_so_far = trainer.history["validation_loss"]
         if losses_so_far[-1] == min(losses_so_far):
             with self._told_if_unwritable():
-                checkpoints.save(self.best_path, trainer.generator, self._metadata(trainer))
+                checkpoints.save(self.best_path, trainer.kept, self._metadata(trainer))
         if trainer.epoch == trainer.recipe.epochs or time.monotonic() - self.saved_at >= self.seconds:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         trainer.require_finite()
         with self._told_if_unwritable():
-            checkpoints.save(self.last_path, trainer.generator, self._metadata(trainer))
+            checkpoints.save(self.last_path, trainer.kept, self._metadata(trainer))
             with written_whole(self.history_path) as temporary:
                 temporary.write_text(json.dumps(trainer.history), encoding="utf-8")
             with written_whole(self.state_path) as temporary:

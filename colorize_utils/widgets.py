@@ -90,12 +90,15 @@ class Comparison:
         return before_after(self.gray, self.colour, self.name)
 
 
-def compare(picture, colorizer: Colorizer, strength: float = 1.0, name: str = "the picture") -> Comparison:
+def compare(
+    picture, colorizer: Colorizer, strength: float = 1.0, name: str = "the picture", style: str | None = None
+) -> Comparison:
     """A picture (whatever `Colorizer.colorize` takes) beside itself in colour.
 
     Raises PictureError where it cannot be read.
     """
-    return Comparison(name, Image.fromarray(to_gray(picture).gray), colorizer.colorize(picture, strength=strength))
+    colour = colorizer.colorize(picture, strength=strength, style=style)
+    return Comparison(name, Image.fromarray(to_gray(picture).gray), colour)
 
 
 def before_after(gray: Image.Image, colour: Image.Image, name: str = "the picture") -> str:
@@ -157,7 +160,7 @@ def uploaded_files(widget) -> dict[str, bytes]:
 
 
 def colorize_uploads(
-    uploads: Mapping[str, bytes], colorizer: Colorizer, strength: float = 1.0
+    uploads: Mapping[str, bytes], colorizer: Colorizer, strength: float = 1.0, style: str | None = None
 ) -> tuple[list[Result], list[str]]:
     """Every upload in colour, and a line for each that cannot be.
 
@@ -169,7 +172,7 @@ def colorize_uploads(
             # The name as it came may hold a path, or nothing that a file system takes: only its suffix is used there.
             original = (Path(folder) / "upload").with_suffix(Path(name).suffix)
             original.write_bytes(content)
-            report = colorize_files(colorizer, [original], progress=False, strength=strength)
+            report = colorize_files(colorizer, [original], progress=False, strength=strength, style=style)
             if report.failed:
                 failures.extend(line.replace(str(original), name) for line in report.failed)
                 continue
@@ -234,7 +237,7 @@ def _unused(name: Path, taken: Callable[[Path], bool]) -> Path:
 
 
 def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = SAVED):
-    """An ipywidgets box: upload gray pictures, choose model and chroma strength, compare, download or save.
+    """An ipywidgets box: upload gray pictures, choose model, style and chroma strength, compare, download or save.
 
     colorizer, strength: what it begins with. folder: where the Save button writes.
     """
@@ -247,6 +250,8 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
     model = ipywidgets.Dropdown(
         options=model_choices(colorizer.name), value=colorizer.name, description="Model", layout=fitting
     )
+    style = ipywidgets.Dropdown(options=colorizer.styles, description="Style", layout=fitting)
+    style.value = colorizer.default_style
     lowest, highest = STRENGTHS
     chroma = ipywidgets.FloatSlider(
         value=min(max(strength, lowest), highest),
@@ -267,8 +272,13 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
             if model.value not in ready:
                 status.value = f"Fetching {html.escape(model.value)} …"
                 ready[model.value] = Colorizer.from_checkpoint(model.value, colorizer.device, progress=False)
+            chosen = ready[model.value]
+            if tuple(style.options) != chosen.styles:
+                style.unobserve(refresh, names="value")
+                style.options, style.value = chosen.styles, chosen.default_style
+                style.observe(refresh, names="value")
             status.value = f"Colorizing {len(uploads)} …"
-            done, failures = colorize_uploads(uploads, ready[model.value], chroma.value)
+            done, failures = colorize_uploads(uploads, chosen, chroma.value, style.value)
             results.extend(done)
         except ColorizeError as error:
             failures = [str(error)]
@@ -285,8 +295,8 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
         except OSError as error:
             status.value = f"Cannot save in {html.escape(str(folder))}: {html.escape(str(error.strerror or error))}."
 
-    for control in (upload, model, chroma):
+    for control in (upload, model, style, chroma):
         control.observe(refresh, names="value")
     save.on_click(save_all)
-    controls = ipywidgets.HBox([upload, model, chroma, save], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    controls = ipywidgets.HBox([upload, model, style, chroma, save], layout=ipywidgets.Layout(flex_flow="row wrap"))
     return ipywidgets.VBox([controls, status, page])

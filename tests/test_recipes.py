@@ -19,9 +19,10 @@ def test_numbers_are_the_submissions():
 
 
 def test_the_submissions_flaws_are_kept_by_default():
-    for recipe in RECIPES.values():
+    for recipe in (GAN_L1, GAN_MSE, WGAN_GP):
         assert recipe.discriminator_sigmoid
         assert not (recipe.bounded or recipe.keep_luminance or recipe.flip or recipe.decay)
+        assert not (recipe.augment or recipe.dropout or recipe.average)
 
 
 def test_decay_is_linear_over_the_second_half():
@@ -47,6 +48,9 @@ def test_recipes_are_frozen_and_survive_json():
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"batch_size": -1}, "batch_size must be positive"),
         ({"size": 32, "batch_size": 1}, "needs a batch_size of 2 or more"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"reconstruction": "distribution"}, "need each other"),
+        ({"generator": "distribution-unet"}, "need each other"),
         ({"size": 100}, "size must be a multiple of 32, got 100"),
     ],
 )

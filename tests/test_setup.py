@@ -37,7 +37,8 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 LAYERS = [
     "__init__",
     "errors files luminance generated recipes",
-    "models pictures losses cache profiles",
+    "distribution augmentation pictures cache profiles",
+    "models losses",
     "devices data",
     "metrics checkpoints plots fast",
     "bootstrap training inference",

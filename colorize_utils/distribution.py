@@ -1,0 +1,60 @@
+"""A distribution over colours instead of one: what a gray pixel may be, and how much each colour is believed.
+
+One gray petal may be pink or yellow. A network that must name one colour, and is scored by its distance, names what
+lies between: brown. A network that gives each colour of a palette a probability can say "pink or yellow" (Zhang, Isola
+& Efros 2016, "Colorful Image Colorization"), and the choice is made afterwards, by a temperature T: T = 1 gives the
+mean, which is safest; a smaller T leans towards the likelier colour, which is more vivid.
+
+Chroma is (…, 2): red and blue minus luma, in units of the full range of RGB; green's follows (luminance.py). The
+palette's colours are the points of a square grid over it, so that a chroma is described by the four around it.
+"""
+
+import torch
+from torch import Tensor
+
+STEP = 1 / 8  # between two colours of the palette: 32 of 256 levels
+_REACH = (6, 8)  # steps from gray to the last colour: red and blue minus luma reach ±0.70 and ±0.89 in the RGB cube
+_ROWS, _COLUMNS = (2 * reach + 1 for reach in _REACH)
+COLOURS = _ROWS * _COLUMNS
+
+
+def palette() -> Tensor:
+    """The chroma of every colour of the palette, (COLOURS, 2)."""
+    red, blue = (STEP * torch.arange(-reach, reach + 1) for reach in _REACH)
+    return torch.cartesian_prod(red, blue)
+
+
+def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
+    """The four colours around each chroma (N, 2), as indices into the palette (N, 4), and their shares (N, 4).
+
+    The shares are bilinear, ≥ 0 with sum 1, and the colours so weighted give the chroma back exactly. (Zhang et al.,
+    section 2.1, weigh the five nearest by a Gaussian, which does not.)
+    """
+    place = chroma / STEP + chroma.new_tensor(_REACH)  # in steps from the palette's first colour
+    corner = place.floor()
+    rest = place - corner
+    row, column = corner.long().unbind(dim=1)
+    indices, shares = [], []
+    for down in (0, 1):
+        for right in (0, 1):
+            indices.append((row + down) * _COLUMNS + column + right)
+            share = (rest[:, 0] if down else 1 - rest[:, 0]) * (rest[:, 1] if right else 1 - rest[:, 1])
+            shares.append(share)
+    return torch.stack(indices, dim=1), torch.stack(shares, dim=1)
+
+
+def decode(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits (B, COLOURS, H, W) → chroma (B, 2, H, W): the mean of the distribution, sharpened by `temperature`.
+
+    Zhang et al. 2016, section 2.3, equation 5, the "annealed mean": probabilities are raised to the power 1/T and made
+    to add up to 1 again. T = 1 is the mean; T → 0 the likeliest colour.
+    """
+    with torch.autocast(logits.device.type, enabled=False):  # which would round the product to 16 bits
+        probabilities = (logits.float() / temperature).softmax(dim=1)
+        return torch.einsum("bqhw,qc->bchw", probabilities, palette().to(logits.device))
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """How much the network guesses, (B, 1, H, W) in bits: 0 where it is sure of one colour."""
+    log_probabilities = logits.float().log_softmax(dim=1)
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=1, keepdim=True) / torch.log(torch.tensor(2.0))
