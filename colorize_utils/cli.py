@@ -29,6 +29,7 @@ RECIPE_HELP = {
     "learning_rate": "Adam's, of both networks",
     "lambda_rec": "weight of the reconstruction loss",
     "lambda_adv": "weight of the adversarial loss",
+    "lambda_dist": "weight of the distribution's cross-entropy (distribution)",
     "n_critic": "critic updates a generator update (wgan)",
     "critic_batch_size": "random pictures a critic update (wgan)",
     "lambda_gp": "weight of the gradient penalty (wgan)",

@@ -81,6 +81,7 @@ class Trainer:
         elif recipe.adversary == "discriminator":
             self.discriminator = Discriminator(recipe.width, recipe.discriminator_sigmoid).to(device)
             self.discriminator_loss, self.adversarial_loss = losses.discriminator_loss, losses.adversarial_loss
+        self.reconstruction_loss = losses.RECONSTRUCTION[recipe.reconstruction]
         self.networks = {"generator": self.generator}
         if self.discriminator is not None:
             self.networks["discriminator"] = self.discriminator
@@ -112,15 +113,18 @@ class Trainer:
         real (B, 3, H, W) and gray (B, 1, H, W) in [0, 1], on the trainer's device.
         """
         recipe = self.recipe
-        d_loss = adversarial = torch.zeros((), device=self.device)
-        fake, reconstruction = self.reconstruct(real, gray)  # the generator does not change until its own step
+        fake, logits = self.generate(gray)  # (B, 3, H, W); the generator does not change until its own step
+        d_loss = adversarial = torch.zeros((), device=self.device)  # of a recipe without an adversary
         for real_batch, fake_batch in self.adversary_batches(real, fake, random):
             d_loss = self.update_discriminator(real_batch, fake_batch, random)
 
         with frozen(self.discriminator), self.precision.autocast():
             if self.discriminator is not None:
                 adversarial = self.adversarial_loss(self.discriminator(fake).float())
+            reconstruction = self.reconstruction_loss(fake, real)
             g_loss = recipe.lambda_adv * adversarial + recipe.lambda_rec * reconstruction
+            if logits is not None:
+                g_loss = g_loss + recipe.lambda_dist * losses.distribution_loss(logits, real)
             self.precision.backward(g_loss, "generator")
         self.precision.step(self.optimizer_g, "generator")
         if self.average is not None:
@@ -129,18 +133,13 @@ class Trainer:
         squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
 
-    def reconstruct(self, real: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
-        """Generated pictures (B, 3, H, W), and how far they are from the real ones by the recipe's measure."""
-        if self.recipe.reconstruction == "distribution":
-            with self.precision.autocast():
-                logits = self.generator(gray).float()
-            return MeanColour.colour(gray, logits), losses.distribution_loss(logits, real)
-        fake = self.generate(gray)
-        return fake, losses.RECONSTRUCTION[self.recipe.reconstruction](fake, real)
-
-    def generate(self, gray: Tensor) -> Tensor:
+    def generate(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Generated pictures (B, 3, H, W), and the generator's distribution over colours where it predicts one."""
         with self.precision.autocast():
-            return self.predictor(gray).float()
+            if not isinstance(self.predictor, MeanColour):
+                return self.predictor(gray).float(), None
+            logits = self.generator(gray).float()
+            return self.predictor.colour(gray, logits), logits
 
     def adversary_batches(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """What the adversary learns from in one turn: a discriminator from the generator's own batch; a critic
@@ -154,7 +153,7 @@ class Trainer:
             chosen = torch.randperm(len(pictures), generator=random)[: self.recipe.critic_batch_size]
             critic_real, critic_gray = (batch.to(self.device) for batch in pictures[chosen.numpy()])
             with torch.no_grad():
-                critic_fake = self.generate(critic_gray)
+                critic_fake, _ = self.generate(critic_gray)
             yield critic_real, critic_fake
 
     def update_discriminator(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Tensor:

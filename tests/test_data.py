@@ -175,11 +175,39 @@ def test_pictures_without_colour_are_left_out_of_training(folder):
 
 
 def test_extra_pictures_go_to_training_alone(folder, tmp_path):
-    extra = write_folder(tmp_path / "extra", 5, seed=9)
+    """The part of them that does: as a source they would be split, and what is not for training there stays out."""
+    extra = write_folder(tmp_path / "extra", 10, seed=9)
+    alone = load_splits(extra, 32, progress=False)
     splits = load_splits(folder, 32, extra=extra, progress=False)
-    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [21, 2, 2]
-    name = splits.train.names[-1]
-    assert torch.equal(splits.train[20][0], submission_pair(Image.open(extra / name), 32)[0])
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [24, 2, 2]
+    assert splits.train.names[-8:] == alone.train.names
+    for index, name in enumerate(alone.train.names, start=16):
+        assert torch.equal(splits.train[index][0], submission_pair(Image.open(extra / name), 32)[0])
+
+
+def test_pooled_splits_are_dealt_again_nine_to_one(folder):
+    plain = load_splits(folder, 32, progress=False)
+    pooled = load_splits(folder, 32, pool=True, progress=False)
+    both = {*plain.train.names, *plain.val.names}
+    assert (len(pooled.train), len(pooled.val)) == (16, 2)
+    assert {*pooled.train.names, *pooled.val.names} == both
+    assert pooled.test.names == plain.test.names
+    for part in (pooled.train, pooled.val):
+        for (colour, _), name in zip(part, part.names, strict=True):
+            assert torch.equal(colour, submission_pair(Image.open(folder / name), 32)[0])
+    assert load_splits(folder, 32, pool=True, progress=False).val.names == pooled.val.names
+    assert {load_splits(folder, 32, pool=True, seed=seed, progress=False).val.names[0] for seed in range(4)} != {
+        pooled.val.names[0]
+    }
+
+
+def test_pooled_pictures_without_colour_are_left_out_too(folder):
+    gray = set(load_splits(folder, 32, progress=False).val.names)
+    for name in gray:
+        Image.open(folder / name).convert("L").save(folder / name)
+    pooled = load_splits(folder, 32, pool=True, drop_gray=True, progress=False)
+    assert not gray & set(pooled.train.names)
+    assert {line.split(":")[0] for line in pooled.skipped} == gray - set(pooled.val.names)
 
 
 def test_unreadable_pictures_are_reported_and_left_out(folder):

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision import transforms
 
-from colorize_utils import pictures
+from colorize_utils import distribution, pictures
 from colorize_utils.errors import PictureError
-from colorize_utils.inference import Colorizer
+from colorize_utils.inference import STYLES, TEMPERATURES, Colorizer
+from colorize_utils.luminance import gray_levels
+from colorize_utils.models import DistributionUNet, MeanColour
 from colorize_utils.pictures import to_gray
 
 
@@ -400,3 +402,99 @@ def test_a_file_that_may_not_be_read_is_told(colorizer, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures.Image, "open", lambda _: (_ for _ in ()).throw(PermissionError(13, "no")))
     with pytest.raises(PictureError, match=r"secret.png may not be read"):
         colorizer.colorize(tmp_path / "secret.png")
+
+
+# ---------------------------------------------------------------- styles
+
+
+class Believes(torch.nn.Module):
+    """A 'network' that believes three parts in one colour of the palette and one part in another, everywhere."""
+
+    def forward(self, gray):
+        logits = torch.full((1, distribution.COLOURS, gray.shape[2] // 2, gray.shape[3] // 2), -1e4)
+        logits[:, 20], logits[:, 150] = np.log(0.75), np.log(0.25)
+        return logits
+
+
+@pytest.fixture
+def distributed():
+    torch.manual_seed(0)
+    network = DistributionUNet(width=1 / 16)
+    with torch.no_grad():
+        network.head.weight.mul_(400)  # untrained, it believes in all colours alike
+    return Colorizer(MeanColour(network), 32, device="cpu")
+
+
+def test_styles_are_the_distributions_mean_and_what_it_leans_to():
+    colorizer = Colorizer(MeanColour(Believes()), 32, device="cpu")
+    assert colorizer.styles == STYLES
+    one, other = distribution.palette()[[20, 150]].numpy()
+    levels = np.full((32, 48), 128, np.uint8)
+    for style, temperature in TEMPERATURES.items():
+        powers = np.array([0.75, 0.25]) ** (1 / temperature)
+        chroma = (powers[0] * one + powers[1] * other) / powers.sum()
+        rgb = np.asarray(colorizer.colorize(levels, strength=0.3, style=style)).astype(float)
+        assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * chroma)).max() <= 1
+    default = np.asarray(colorizer.colorize(levels))
+    np.testing.assert_array_equal(default, np.asarray(colorizer.colorize(levels, style=colorizer.default_style)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (31, 33), (32, 32), (257, 64), (640, 427)])
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_keeps_luminance_at_any_size(distributed, size, style):
+    levels = np.random.default_rng(size).integers(0, 256, size[::-1], dtype=np.uint8)
+    colour = distributed.colorize(Image.fromarray(levels), style=style)
+    assert colour.size == size
+    np.testing.assert_array_equal(gray_of(colour), levels)
+
+
+def test_a_picture_and_its_mirror_image_get_the_same_colours(distributed):
+    levels = np.random.default_rng(3).integers(0, 256, (64, 64), dtype=np.uint8)
+    one, other = (np.asarray(distributed.colorize(np.ascontiguousarray(side))) for side in (levels, levels[:, ::-1]))
+    np.testing.assert_array_equal(one, other[:, ::-1])
+
+
+def test_what_is_shown_in_training_is_nearly_what_people_get(distributed):
+    """`MeanColour` is the safe style without the mirror image and the last rounding."""
+    gray = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(5)) * 0.2 + 0.4
+    levels = (255 * gray).round()
+    mirrored = torch.cat([levels, levels.flip(-1)]) / 255
+    with torch.no_grad():
+        logits = distributed.network(mirrored)
+    logits = (logits[:1] + logits[1:].flip(-1)) / 2
+    expected = MeanColour.colour(levels / 255, logits)[0].permute(1, 2, 0).numpy()
+    result = np.asarray(distributed.colorize(levels[0, 0].byte().numpy(), style="safe"))
+    assert np.abs(result - 255 * expected)[4:-4, 4:-4].max() < 3  # an edge is continued otherwise
+
+
+def test_raw_output_of_a_distribution_is_squashed_too(distributed):
+    levels = np.random.default_rng(4).integers(0, 256, (40, 90), dtype=np.uint8)
+    raw = distributed.colorize(levels, keep_luminance=False)
+    assert raw.size == (90, 40)
+    assert not np.array_equal(gray_of(raw), levels)
+
+
+def test_entropy_says_where_the_network_guesses(distributed):
+    sure = Colorizer(MeanColour(Believes()), 32, device="cpu").entropy(np.zeros((40, 40), np.uint8))
+    np.testing.assert_allclose(sure, 0.811278, rtol=1e-4)  # of a coin that falls 3 to 1, in bits
+    assert np.ptp(distributed.entropy(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8))) > 0.01
+
+
+def test_a_network_of_one_colour_has_one_style(colorizer, gray_image):
+    assert colorizer.styles == ("safe",)
+    same = colorizer.colorize(gray_image, style="safe")
+    np.testing.assert_array_equal(np.asarray(same), np.asarray(colorizer.colorize(gray_image)))
+    with pytest.raises(ValueError, match="no style 'vivid'; try strength"):
+        colorizer.colorize(gray_image, style="vivid")
+    with pytest.raises(ValueError, match="cannot say how sure it is"):
+        colorizer.entropy(gray_image)
+    with pytest.raises(ValueError, match="style must be one of safe, vivid, got 'loud'"):
+        colorizer.colorize(gray_image, style="loud")
+
+
+def test_a_style_is_scored_on_batches(distributed):
+    gray = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    predicted = distributed.predictor(style="vivid")(gray)
+    assert predicted.shape == (2, 3, 32, 32)
+    levels = gray_levels((255 * predicted).round().byte())
+    assert torch.equal(levels, (255 * gray).round().byte())

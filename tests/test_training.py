@@ -8,15 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from colorize_utils import checkpoints, losses, training
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.data import generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
 from colorize_utils.errors import DeviceError, TrainingError
+from colorize_utils.losses import distribution_loss
 from colorize_utils.metrics import Validation, gray_floor, mean_chroma_floor, scoreboard
-from colorize_utils.models import UNet
-from colorize_utils.recipes import GAN_L1, GAN_MSE, RECIPES, WGAN_GP
+from colorize_utils.models import MeanColour, UNet, build_generator
+from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
 from colorize_utils.training import CURVES, Diverged, Trainer, train
 
 TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2, "critic_batch_size": 12}
@@ -119,7 +121,7 @@ def test_a_critics_batch_in_parts_is_the_same_step(splits):
         trainer.optimizer_d.step = lambda *_, t=trainer: gradients.append(
             [parameter.grad.clone() for parameter in t.discriminator.parameters()]
         )
-        trainer.update_discriminator(real, trainer.generate(gray).detach(), generator_for(5))
+        trainer.update_discriminator(real, trainer.generate(gray)[0].detach(), generator_for(5))
     one, other = (torch.cat([gradient.flatten() for gradient in side]) for side in gradients)
     assert (one - other).norm() < 1e-4 * other.norm()
 
@@ -268,7 +270,7 @@ KILLED_RUN = textwrap.dedent("""
 
 
 @pytest.mark.parametrize("save_minutes", [0.0, 60.0])  # a save after every step, and none before the run was killed
-@pytest.mark.parametrize("name", ["gan-l1", "wgan"])
+@pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution"])
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(splits, tmp_path, name, save_minutes):
     command = [sys.executable, "-c", KILLED_RUN, name, str(tmp_path / "killed"), str(save_minutes)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -499,3 +501,64 @@ def test_mixed_precision_trains_close_to_fp32(splits, tmp_path, name):
     mixed = run(recipe, splits, tmp_path / "bf16", precision="bf16")
     assert mixed["reconstruction_loss"] == pytest.approx(full["reconstruction_loss"], rel=0.05)
     assert mixed["reconstruction_loss"] != full["reconstruction_loss"]
+
+
+# ---------------------------------------------------------------- beyond the submission
+
+
+def test_without_an_adversary_a_step_is_plain_descent(splits):
+    recipe = tiny(DISTRIBUTION, dropout=0.0)
+    torch.manual_seed(0)
+    ours = Trainer(recipe, splits, CPU)
+    torch.manual_seed(0)
+    theirs = build_generator("distribution-unet", recipe.width)
+    assert same(ours.generator.state_dict(), theirs.state_dict())
+    assert ours.discriminator is None
+    adam = torch.optim.Adam(theirs.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
+    real, gray = splits.train[list(range(8))]
+    for _ in range(2):
+        reported = ours.step(real, gray, generator_for(0))
+        logits = theirs(gray)
+        fake = MeanColour.colour(gray, logits)
+        rebuilt = (fake - real).abs().mean()
+        loss = 10 * rebuilt + distribution_loss(logits, real)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        mse = (fake - real).square().mean()
+        expected = torch.stack([torch.zeros(()), loss, rebuilt, torch.zeros(()), mse]).detach()
+        torch.testing.assert_close(reported, expected)
+    for parameter, reference in zip(ours.generator.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter, reference, atol=2e-6, rtol=1e-4)
+
+
+def test_what_is_kept_is_the_moving_average(splits, tmp_path):
+    """After n steps the average is d·average + (1 − d)·weights, n times over, from the first step's weights on."""
+    trainer = Trainer(tiny(DISTRIBUTION, average=0.5), splits, CPU)
+    real, gray = splits.train[list(range(8))]
+    expected = None
+    for step in range(3):
+        trainer.step(real, gray, generator_for(step))
+        weights = trainer.generator.head.weight.detach().clone()
+        expected = weights if expected is None else 0.5 * expected + 0.5 * weights
+        torch.testing.assert_close(trainer.kept.head.weight, expected)
+    run(tiny(DISTRIBUTION, average=0.5), splits, tmp_path)
+    state = state_of(tmp_path)
+    saved = load_file(tmp_path / "last.safetensors")
+    assert not torch.equal(saved["head.weight"], state["generator"]["head.weight"])
+    assert torch.equal(saved["head.weight"], state["average"]["module.head.weight"])
+
+
+def test_augmented_pictures_are_used_where_the_recipe_says_so(splits, tmp_path):
+    plain = run(tiny(GAN_L1, epochs=1), splits, tmp_path / "plain")
+    other = run(tiny(GAN_L1, epochs=1, augment=True), splits, tmp_path / "augmented")
+    assert plain["generator_loss"] != other["generator_loss"]
+
+
+def test_runs_of_a_version_that_knew_fewer_settings_go_on(splits, tmp_path):
+    run(tiny(GAN_L1), splits, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for added in ("augment", "dropout", "average"):
+        del state["recipe"][added]
+    torch.save(state, tmp_path / "state.pt")
+    assert len(run(tiny(GAN_L1, epochs=3), splits, tmp_path, resume=True)["psnr"]) == 3

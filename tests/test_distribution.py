@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+
+from colorize_utils import distribution
+from colorize_utils.losses import distribution_loss
+from colorize_utils.luminance import chroma_of, luma, with_chroma
+
+
+def cube(count=2000, seed=0):
+    """Colours all over the RGB cube, its corners among them, as a batch of one picture (1, 3, 1, N)."""
+    random = torch.Generator().manual_seed(seed)
+    corners = torch.cartesian_prod(*3 * [torch.tensor([0.0, 1.0])])
+    return torch.cat([corners, torch.rand(count, 3, generator=random)]).T[None, :, None]
+
+
+def test_the_four_colours_around_a_chroma_give_it_back_exactly():
+    chroma = chroma_of(cube())[0, :, 0].T  # (N, 2)
+    indices, shares = distribution.encode(chroma)
+    assert indices.min() >= 0
+    assert indices.max() < distribution.COLOURS  # no colour of the cube lies outside the palette
+    assert shares.min() >= 0
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(len(chroma)))
+    colours = distribution.palette()[indices]  # (N, 4, 2)
+    torch.testing.assert_close((shares[..., None] * colours).sum(dim=1), chroma, atol=1e-6, rtol=0)
+    assert (colours - chroma[:, None]).abs().max() <= distribution.STEP + 1e-6
+
+
+def test_a_distribution_is_decoded_to_its_mean_and_sharpened_by_temperature():
+    one, other = 5, 40
+    logits = torch.full((1, distribution.COLOURS, 1, 1), -1e4)
+    logits[0, one], logits[0, other] = np.log(0.75), np.log(0.25)
+    colours = distribution.palette()
+    decoded = {t: distribution.decode(logits, t)[0, :, 0, 0] for t in (1.0, 0.5, 0.01)}
+    torch.testing.assert_close(decoded[1.0], 0.75 * colours[one] + 0.25 * colours[other])
+    torch.testing.assert_close(decoded[0.5], 0.9 * colours[one] + 0.1 * colours[other])  # 9 to 1, their squares
+    torch.testing.assert_close(decoded[0.01], colours[one])
+
+
+def test_entropy_is_0_where_sure_and_counts_bits():
+    logits = torch.full((1, distribution.COLOURS, 1, 2), -1e4)
+    logits[0, 7] = 0.0
+    logits[0, 8:11, 0, 1] = 0.0  # four colours alike
+    torch.testing.assert_close(distribution.entropy(logits)[0, 0, 0], torch.tensor([0.0, 2.0]))
+
+
+def test_the_loss_is_the_cross_entropy_of_the_shared_out_colours():
+    random = torch.Generator().manual_seed(1)
+    real = torch.rand(2, 3, 8, 8, generator=random)
+    logits = torch.randn(2, distribution.COLOURS, 4, 4, generator=random)
+    total = 0.0
+    colours = distribution.palette().numpy()
+    beliefs = logits.log_softmax(dim=1)
+    for picture in range(2):
+        for y in range(4):
+            for x in range(4):
+                pixel = real[picture, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean(dim=(1, 2)).numpy()
+                gray = pixel @ np.array([19595, 38470, 7471]) / 65536
+                chroma = pixel[[0, 2]] - gray
+                shares = np.clip(1 - np.abs(colours - chroma) / distribution.STEP, 0, None).prod(axis=1)
+                assert (shares > 0).sum() <= 4
+                total -= (shares * beliefs[picture, :, y, x].numpy()).sum()
+    assert distribution_loss(logits, real).item() == pytest.approx(total / 32, rel=1e-5)
+
+
+def test_the_loss_is_least_where_the_belief_is_right():
+    chroma = torch.tensor([[0.25, -0.125]])  # a colour of the palette
+    real = with_chroma(torch.full((1, 1, 2, 2), 0.5), chroma[..., None, None].expand(1, 2, 2, 2))
+    right = torch.zeros(1, distribution.COLOURS, 1, 1)
+    index = (distribution.palette() == chroma).all(dim=1).nonzero().item()
+    right[0, index] = 20.0
+    assert distribution_loss(right, real) < 1e-3
+    assert distribution_loss(right.roll(1, dims=1), real) > 19
+
+
+def test_chroma_on_gray_has_the_grays_luma():
+    colour = cube()
+    gray = torch.full((1, 1, 1, colour.shape[-1]), 0.4)
+    painted = with_chroma(gray, chroma_of(colour))
+    torch.testing.assert_close(luma(painted), gray)
+    torch.testing.assert_close(chroma_of(painted), chroma_of(colour))
+    torch.testing.assert_close(painted - gray, colour - luma(colour), atol=1e-6, rtol=0)
