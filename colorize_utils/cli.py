@@ -85,7 +85,7 @@ def _colorize(arguments: list[str]) -> int:
     parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with scikit-learn")
     parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")
     parser.add_argument(
-        "--style", choices=("safe", "vivid"), help="safe: the mean of what is possible; vivid: the likelier colours"
+        "--style", choices=("safe", "vivid"), help="safe: the mean of what is possible; vivid: as strong as what is"
     )
     parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")

@@ -1,9 +1,9 @@
 """A distribution over colours instead of one: what a gray pixel may be, and how much each colour is believed.
 
 One gray petal may be pink or yellow. A network that must name one colour, and is scored by its distance, names what
-lies between: brown. A network that gives each colour of a palette a probability can say "pink or yellow" (Zhang, Isola
-& Efros 2016, "Colorful Image Colorization"), and the choice is made afterwards, by a temperature T: T = 1 gives the
-mean, which is safest; a smaller T leans towards the likelier colour, which is more vivid.
+lies between, which is paler than either; and it cannot say how much paler. A network that gives each colour of a
+palette a probability can (Zhang, Isola & Efros 2016, "Colorful Image Colorization"): the mean of its distribution is
+the safest picture, and how strong the colours are that it believes possible tells how much the mean has lost.
 
 Chroma is (…, 2): red and blue minus luma, in units of the full range of RGB; green's follows (luminance.py). The
 palette's colours are the points of a square grid over it, so that a chroma is described by the four around it.
@@ -16,6 +16,7 @@ STEP = 1 / 8  # between two colours of the palette: 32 of 256 levels
 _REACH = (6, 8)  # steps from gray to the last colour: red and blue minus luma reach ±0.70 and ±0.89 in the RGB cube
 _ROWS, _COLUMNS = (2 * reach + 1 for reach in _REACH)
 COLOURS = _ROWS * _COLUMNS
+MOST_GAIN = 2.0  # a picture of which the network knows nothing stays calm
 
 
 def palette() -> Tensor:
@@ -43,15 +44,31 @@ def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(indices, dim=1), torch.stack(shares, dim=1)
 
 
-def decode(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logits (B, COLOURS, H, W) → chroma (B, 2, H, W): the mean of the distribution, sharpened by `temperature`.
+def mean(logits: Tensor) -> Tensor:
+    """Logits (B, COLOURS, H, W) → the mean chroma of the distribution, (B, 2, H, W): the least squared error."""
+    return _expected(logits, palette())
 
-    Zhang et al. 2016, section 2.3, equation 5, the "annealed mean": probabilities are raised to the power 1/T and made
-    to add up to 1 again. T = 1 is the mean; T → 0 the likeliest colour.
+
+def vivid(logits: Tensor) -> Tensor:
+    """Logits (B, COLOURS, H, W) → chroma (B, 2, H, W): the mean, as strong as the colours that are believed possible.
+
+    With c the chroma, each picture's mean is multiplied by Σ E‖c‖ / Σ ‖E c‖ over its pixels, at most `MOST_GAIN`: 1
+    where the network is sure, more where the mean of several colours is paler than each. On the validation pictures
+    this was as near to the originals as the mean times a constant of the same colourfulness, and kept more of their
+    structure; the annealed mean of Zhang et al. (section 2.3) and the likeliest colour were hardly more colourful than
+    the mean, since what is likeliest for an unclear place is something gray.
     """
+    colours = palette()
+    mean = _expected(logits, colours)
+    strength = _expected(logits, colours.norm(dim=1, keepdim=True)).mean(dim=(1, 2, 3))  # (B,)
+    gain = strength / mean.norm(dim=1).mean(dim=(1, 2)).clamp(min=1e-6)
+    return gain.clamp(max=MOST_GAIN)[:, None, None, None] * mean
+
+
+def _expected(logits: Tensor, values: Tensor) -> Tensor:
+    """The expectation of `values` (COLOURS, N) under logits (B, COLOURS, H, W): (B, N, H, W)."""
     with torch.autocast(logits.device.type, enabled=False):  # which would round the product to 16 bits
-        probabilities = (logits.float() / temperature).softmax(dim=1)
-        return torch.einsum("bqhw,qc->bchw", probabilities, palette().to(logits.device))
+        return torch.einsum("bqhw,qn->bnhw", logits.float().softmax(dim=1), values.to(logits.device))
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ from colorize_utils.models import POOLINGS, MeanColour
 from colorize_utils.pictures import to_gray
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
-TEMPERATURES = {"safe": 1.0, "vivid": 0.4}  # of the styles, for a network that predicts a distribution over colours
-DEFAULT_STYLE = "safe"
-STYLES = tuple(TEMPERATURES)
+_STYLES = {"safe": distribution.mean, "vivid": distribution.vivid}  # of a network that predicts a distribution
+STYLES = tuple(_STYLES)
+DEFAULT_STYLE = "vivid"
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
 
 
@@ -114,19 +114,19 @@ class Colorizer:
         keep_luminance: True gives the network's chroma on the picture's own luminance, so that `convert("L")` of the
         result equals an 8-bit gray picture exactly; False the submission's result.
         strength: multiplies the chroma; 0 leaves gray. It has no effect on the submission's result.
-        style: "safe" is the mean of what the network believes possible, "vivid" leans towards the likelier colours;
+        style: "safe" is the mean of what the network believes possible, "vivid" as strong as what it believes;
         default: `default_style`. A network that names a single colour has "safe" alone.
 
         Raises PictureError where a picture cannot be read, ValueError where an array does not fit, or the network does
         not have the style.
         """
-        temperature = self._temperature(style)
+        style = self._known(style)
         source = to_gray(picture)
         if keep_luminance:
-            chroma = 255 * strength * self._chroma(source.gray, temperature)  # (2, h, w)
+            chroma = 255 * strength * self._chroma(source.gray, style)  # (2, h, w)
             rgb = _in_bands(chroma, source.gray, merge)
         else:
-            rgb = _in_bands(self._raw(source.gray, temperature), source.gray, _clamped)
+            rgb = _in_bands(self._raw(source.gray, style), source.gray, _clamped)
         if source.alpha is None:
             return Image.fromarray(rgb)
         return Image.fromarray(np.dstack([rgb, source.alpha]))
@@ -151,7 +151,7 @@ class Colorizer:
             raise ValueError(f"{self.name} names a single colour for each place: it cannot say how sure it is")
         return distribution.entropy(self._logits(self._working_size(to_gray(picture).gray)))[0, 0].numpy()
 
-    def _temperature(self, style: str | None) -> float:
+    def _known(self, style: str | None) -> str:
         if style is None:
             style = self.default_style
         if style not in STYLES:
@@ -160,7 +160,7 @@ class Colorizer:
             raise ValueError(
                 f"{self.name} names a single colour for each place and has no style {style!r}; try strength"
             )
-        return TEMPERATURES[style]
+        return style
 
     def _working_size(self, gray: np.ndarray) -> np.ndarray:
         """A gray picture (H, W) at about its own aspect and the area of a square of the working size; even sides."""
@@ -169,19 +169,19 @@ class Colorizer:
         h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * self.size // 2)) for side in (height, width))
         return _resize(gray, h, w)
 
-    def _chroma(self, gray: np.ndarray, temperature: float) -> Tensor:
+    def _chroma(self, gray: np.ndarray, style: str) -> Tensor:
         """The network's chroma of a gray picture (H, W), red and blue minus luma, (2, h, w) in [−1, 1], at working size
         or half of it."""
         small = self._working_size(gray)
         if self.has_distribution:
-            return distribution.decode(self._logits(small), temperature)[0]
+            return _STYLES[style](self._logits(small))[0]
         return chroma_of(self._predict(small))[0]
 
-    def _raw(self, gray: np.ndarray, temperature: float) -> Tensor:
+    def _raw(self, gray: np.ndarray, style: str) -> Tensor:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
         small = _resize(gray, self.size, self.size)
         if self.has_distribution:
-            chroma = distribution.decode(self._logits(small), temperature)
+            chroma = _STYLES[style](self._logits(small))
             return with_chroma(_unit(small), _enlarge(chroma, self.size, self.size))[0]
         return self._predict(small)[0]
 

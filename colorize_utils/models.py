@@ -355,7 +355,7 @@ class MeanColour(nn.Module):
 
     @staticmethod
     def colour(gray: Tensor, logits: Tensor) -> Tensor:
-        chroma = F.interpolate(distribution.decode(logits), size=gray.shape[-2:], mode="bicubic")
+        chroma = F.interpolate(distribution.mean(logits), size=gray.shape[-2:], mode="bicubic")
         return with_chroma(gray, chroma)
 
 

@@ -10,10 +10,12 @@ import torch
 from PIL import Image, ImageCms
 
 from colorize_utils import cli, pictures
+from colorize_utils.checkpoints import save
 from colorize_utils.cli import main
 from colorize_utils.errors import PictureError
 from colorize_utils.generated import generate_flowers
-from colorize_utils.inference import Colorizer
+from colorize_utils.inference import STYLES, Colorizer
+from colorize_utils.models import build_generator
 from colorize_utils.pictures import save_picture
 
 
@@ -171,6 +173,33 @@ def test_strength_and_raw_change_the_result(model):
     assert normal.std(axis=-1).max() > 0
     assert none.std(axis=-1).max() == 0
     assert (raw != normal).any()
+
+
+def test_style_changes_the_result_of_a_distribution(tmp_path):
+    torch.manual_seed(0)
+    network = build_generator("distribution-unet", 1 / 16)
+    with torch.no_grad():
+        network.head.weight.mul_(400)  # untrained, it believes in all colours alike
+    beyond = ["--model", save(tmp_path / "beyond.safetensors", network, {"size": 32}), "--device", "cpu"]
+    write("photo.png")
+    for name, options in (("a", ["--style", "safe"]), ("b", ["--style", "vivid"]), ("c", [])):
+        assert run("photo.png", "-o", f"{name}.png", *options, *beyond) == 0
+    safe, vivid, default = (Path(f"{name}.png").read_bytes() for name in "abc")
+    assert safe != vivid
+    assert default == vivid
+
+
+def test_a_style_that_a_network_does_not_have_is_told(model, capsys):
+    write("photo.png")
+    with pytest.raises(SystemExit) as stop:
+        run("photo.png", "--style", "vivid", *model)
+    assert stop.value.code == 2
+    assert "tiny.safetensors has no style vivid: it names a single colour; --strength" in capsys.readouterr().err
+
+
+def test_the_styles_of_the_command_line_are_the_colorizers():
+    source = Path(cli.__file__).read_text()
+    assert f'"--style", choices={STYLES}'.replace("'", '"') in source
 
 
 def test_the_sample_is_a_real_photograph(model, capsys):

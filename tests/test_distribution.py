@@ -26,15 +26,37 @@ def test_the_four_colours_around_a_chroma_give_it_back_exactly():
     assert (colours - chroma[:, None]).abs().max() <= distribution.STEP + 1e-6
 
 
-def test_a_distribution_is_decoded_to_its_mean_and_sharpened_by_temperature():
-    one, other = 5, 40
-    logits = torch.full((1, distribution.COLOURS, 1, 1), -1e4)
-    logits[0, one], logits[0, other] = np.log(0.75), np.log(0.25)
+def believes(*shares):
+    """Logits (1, COLOURS, 1, N): at each of N places the shares {index of a colour: its probability}."""
+    logits = torch.full((1, distribution.COLOURS, 1, len(shares)), -1e4)
+    for place, share in enumerate(shares):
+        for index, probability in share.items():
+            logits[0, index, 0, place] = np.log(probability)
+    return logits
+
+
+def test_the_mean_is_the_mean():
     colours = distribution.palette()
-    decoded = {t: distribution.decode(logits, t)[0, :, 0, 0] for t in (1.0, 0.5, 0.01)}
-    torch.testing.assert_close(decoded[1.0], 0.75 * colours[one] + 0.25 * colours[other])
-    torch.testing.assert_close(decoded[0.5], 0.9 * colours[one] + 0.1 * colours[other])  # 9 to 1, their squares
-    torch.testing.assert_close(decoded[0.01], colours[one])
+    chroma = distribution.mean(believes({5: 0.75, 40: 0.25}, {7: 1.0}))[0, :, 0].T
+    torch.testing.assert_close(chroma, torch.stack([0.75 * colours[5] + 0.25 * colours[40], colours[7]]))
+
+
+def test_vivid_is_as_strong_as_what_is_believed():
+    """Sure of a picture, it is the mean; torn between opposite hues, the mean is made up for, but not without end."""
+    colours = distribution.palette()
+    index = {tuple(colour): place for place, colour in enumerate(colours.tolist())}
+    red, blue, anti_red = index[0.5, 0.0], index[0.0, 0.5], index[-0.5, 0.0]
+    sure = believes({red: 1.0}, {blue: 1.0})
+    torch.testing.assert_close(distribution.vivid(sure), distribution.mean(sure))
+    torn = believes({red: 0.5, blue: 0.5}, {red: 1.0})  # means of length 0.354 and 0.5, strengths of 0.5 both
+    gain = 1.0 / (0.5**0.5 / 2 + 0.5)
+    torch.testing.assert_close(distribution.vivid(torn), gain * distribution.mean(torn))
+    lost = believes({red: 0.52, anti_red: 0.48})
+    torch.testing.assert_close(distribution.vivid(lost), distribution.MOST_GAIN * distribution.mean(lost))
+    both = torch.cat([sure, torn])  # each picture for itself
+    torch.testing.assert_close(distribution.vivid(both)[:1], distribution.vivid(sure))
+    gray = believes({index[0.0, 0.0]: 1.0})
+    assert distribution.vivid(gray).abs().max() == 0
 
 
 def test_entropy_is_0_where_sure_and_counts_bits():

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from colorize_utils import distribution, pictures
 from colorize_utils.errors import PictureError
-from colorize_utils.inference import STYLES, TEMPERATURES, Colorizer
+from colorize_utils.inference import STYLES, Colorizer
 from colorize_utils.luminance import gray_levels
 from colorize_utils.models import DistributionUNet, MeanColour
 from colorize_utils.pictures import to_gray
@@ -425,18 +425,18 @@ def distributed():
     return Colorizer(MeanColour(network), 32, device="cpu")
 
 
-def test_styles_are_the_distributions_mean_and_what_it_leans_to():
+def test_styles_are_the_distributions_mean_and_its_strength():
     colorizer = Colorizer(MeanColour(Believes()), 32, device="cpu")
     assert colorizer.styles == STYLES
-    one, other = distribution.palette()[[20, 150]].numpy()
+    colours = distribution.palette()[[20, 150]].numpy()
+    mean, strength = [0.75, 0.25] @ colours, [0.75, 0.25] @ np.linalg.norm(colours, axis=1)
     levels = np.full((32, 48), 128, np.uint8)
-    for style, temperature in TEMPERATURES.items():
-        powers = np.array([0.75, 0.25]) ** (1 / temperature)
-        chroma = (powers[0] * one + powers[1] * other) / powers.sum()
+    for style, gain in (("safe", 1.0), ("vivid", min(2.0, strength / np.linalg.norm(mean)))):
         rgb = np.asarray(colorizer.colorize(levels, strength=0.3, style=style)).astype(float)
-        assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * chroma)).max() <= 1
+        assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * gain * mean)).max() <= 1
     default = np.asarray(colorizer.colorize(levels))
     np.testing.assert_array_equal(default, np.asarray(colorizer.colorize(levels, style=colorizer.default_style)))
+    assert not np.array_equal(default, np.asarray(colorizer.colorize(levels, style="safe")))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (31, 33), (32, 32), (257, 64), (640, 427)])

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import ipywidgets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from colorize_utils import widgets
+from colorize_utils import checkpoints, widgets
 from colorize_utils.checkpoints import CATALOGUE, DEFAULT
 from colorize_utils.data import sample_photograph
 from colorize_utils.inference import Colorizer
+from colorize_utils.models import build_generator
 from colorize_utils.widgets import (
     before_after,
     choose_colorizer,
@@ -265,7 +267,8 @@ def upload(widget, **files):
 
 def test_the_panel_colorizes_what_is_uploaded(colorizer, gray_image, tmp_path):
     panel = colorize_panel(colorizer, folder=tmp_path / "saved")
-    files, _, chroma, save, status, page = parts(panel)
+    files, _, style, chroma, save, status, page = parts(panel)
+    assert style.options == ("safe",)
     assert save.disabled
     upload(files, **{"a.png": png(gray_image), "b.txt": b"no"})
     assert status.value == "1 of 2 colorized."
@@ -286,7 +289,7 @@ def test_the_panel_colorizes_what_is_uploaded(colorizer, gray_image, tmp_path):
 
 
 def test_the_panel_changes_the_model(colorizer, gray_image):
-    files, model, _, _, _, page = parts(colorize_panel(colorizer))
+    files, model, _, _, _, _, page = parts(colorize_panel(colorizer))
     assert model.value == "tiny"
     upload(files, **{"a.png": png(gray_image)})
     before = page.value
@@ -296,8 +299,31 @@ def test_the_panel_changes_the_model(colorizer, gray_image):
     assert page.value == before
 
 
+def test_the_panel_offers_the_styles_that_the_model_has(colorizer, gray_image, tmp_path):
+    torch.manual_seed(0)
+    network = build_generator("distribution-unet", 1 / 16)
+    path = checkpoints.save(tmp_path / "beyond.safetensors", network, {"size": 32})
+    files, model, style, _, _, _, page = parts(colorize_panel(Colorizer.from_checkpoint(path, "cpu")))
+    assert style.options == ("safe", "vivid")
+    upload(files, **{"a.png": png(gray_image)})
+    shown = {style.value: page.value}
+    style.value = "safe"
+    shown["safe"] = page.value
+    assert shown["safe"] != shown["vivid"]
+
+    model.options = [*model.options, ("tiny", "tiny")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Colorizer, "from_checkpoint", lambda *_, **__: colorizer)
+        model.value = "tiny"
+    assert style.options == ("safe",)
+    assert page.value not in shown.values()
+    model.value = "beyond.safetensors"
+    assert (style.options, style.value) == (("safe", "vivid"), "vivid")
+    assert page.value == shown["vivid"]
+
+
 def test_the_panel_tells_what_goes_wrong(colorizer, gray_image, monkeypatch, tmp_path):
-    files, model, _, save, status, page = parts(colorize_panel(colorizer, folder=tmp_path / "file" / "below"))
+    files, model, _, _, save, status, page = parts(colorize_panel(colorizer, folder=tmp_path / "file" / "below"))
     upload(files, **{"a.png": png(gray_image)})
     (tmp_path / "file").write_text("in the way")
     save.click()
@@ -313,9 +339,9 @@ def test_the_panel_tells_what_goes_wrong(colorizer, gray_image, monkeypatch, tmp
 
 
 def test_the_panel_begins_where_it_is_told(colorizer):
-    _, _, chroma, *_ = parts(colorize_panel(colorizer, strength=1.5))
+    _, _, _, chroma, *_ = parts(colorize_panel(colorizer, strength=1.5))
     assert chroma.value == 1.5
-    _, _, chroma, *_ = parts(colorize_panel(colorizer, strength=9))
+    _, _, _, chroma, *_ = parts(colorize_panel(colorizer, strength=9))
     assert chroma.value == 2.0
 
 
