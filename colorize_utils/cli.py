@@ -4,6 +4,7 @@
     python -m colorize_utils photos/ -o colour/   → the same names in colour/
     python -m colorize_utils train gan-l1 …
     python -m colorize_utils evaluate …
+    python -m colorize_utils compare …
 
 Results go to standard output, errors to standard error, one line each. Exit status: 0 all done, 1 something failed,
 2 the command was not understood, 130 interrupted. Heavy libraries are imported where they are first needed, so that
@@ -47,7 +48,7 @@ RECIPE_HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: this process's) and returns its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": _train, "evaluate": _evaluate}
+    commands = {"train": _train, "evaluate": _evaluate, "compare": _compare}
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -70,7 +71,8 @@ def _colorize(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m colorize_utils",
         description="Colorize gray pictures: a file, several, or whole folders.",
-        epilog="Other commands: 'train RECIPE' and 'evaluate'; each has a --help. A picture called train: ./train.",
+        epilog="Other commands: 'train RECIPE', 'evaluate' and 'compare'; each has a --help. A picture called train: "
+        "./train.",
     )
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="a picture, or a folder of pictures")
     parser.add_argument(
@@ -302,4 +304,58 @@ def _evaluate(arguments: list[str]) -> int:
     if options.json:
         with written_whole(options.json) as temporary:
             temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
+    return 0
+
+
+# ---------------------------------------------------------------- compare
+
+
+def _compare(arguments: list[str]) -> int:
+    names = sorted(RECIPES)
+    parser = argparse.ArgumentParser(
+        prog="python -m colorize_utils compare",
+        description="Train recipes exactly alike, once for each seed, and score them on the same test pictures. Runs "
+        "that are there already are used, and go on where they stopped.",
+    )
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="which (default: gan-l1 gan-mse wgan)")
+    _add_data_options(parser)
+    parser.add_argument("--seeds", type=_at_least(1), default=3, help="runs of each, from --seed on (default: 3)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/compare"), help="(default: runs/compare)")
+    scale = {"size": 64, "width": 0.25, "batch_size": 8, "epochs": 10, "learning_rate": 1e-3}
+    for name, value in scale.items():
+        help = f"{RECIPE_HELP[name]} (default: {value:g})"
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=help)
+    parser.add_argument("--limit", type=_at_least(1), help="score LIMIT test pictures alone, chosen by a seed")
+    options = parser.parse_args(arguments)
+    chosen = options.recipes or ["gan-l1", "gan-mse", "wgan"]
+    if unknown := [name for name in chosen if name not in RECIPES]:
+        parser.error(f"no recipe {unknown[0]!r}; there are {', '.join(names)}")
+
+    from colorize_utils.comparison import alike, compare, format_comparison
+    from colorize_utils.data import load_splits, make_loader
+    from colorize_utils.metrics import gray_floor, mean_chroma_floor
+    from colorize_utils.training import train
+
+    try:
+        recipes = [alike(RECIPES[name], **{field: getattr(options, field) for field in scale}) for name in chosen]
+    except ValueError as error:
+        parser.error(str(error))
+    progress = not options.quiet
+    splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=progress)
+    runs: dict[str, list[Path]] = {}
+    for seed in range(options.seed, options.seed + options.seeds):
+        for recipe in recipes:
+            folder = options.output / f"{recipe.name}-{seed}"
+            history = train(
+                recipe, splits, folder, resume=True, device=options.device, seed=seed, save_minutes=1, progress=progress
+            )
+            seconds = sum(history["seconds"])
+            print(f"{folder}: validation PSNR {max(history['psnr']):.2f} dB, {seconds:.0f} s", flush=True)
+            runs.setdefault(recipe.name, []).append(folder)
+    test = splits.test.sample(options.limit)
+    floors = {"gray": gray_floor, "gray + mean chroma": mean_chroma_floor(make_loader(splits.train, 64))}
+    lines = compare(runs, floors, make_loader(test, 64), options.device, progress)
+    shape = f"{options.size}×{options.size}, width {options.width:g}, {options.epochs} epochs"
+    print(f"\n{len(test)} test pictures; {shape}, {options.seeds} seeds\n")
+    print(format_comparison(lines))
     return 0

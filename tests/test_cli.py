@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageCms
 
 from colorize_utils import cli, pictures
-from colorize_utils.checkpoints import save
+from colorize_utils.checkpoints import load_generator, save
 from colorize_utils.cli import main
 from colorize_utils.errors import PictureError
 from colorize_utils.generated import generate_flowers
@@ -497,3 +497,37 @@ def test_train_then_evaluate_then_colorize(capsys):
     Image.fromarray(generate_flowers(1, 90)[0]).convert("L").save("photo.png")
     assert run("photo.png", "--model", best) == 0
     assert os.path.exists("photo-colorized.png")
+
+
+def test_compare_trains_alike_and_scores_with_the_spread(capsys):
+    scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    assert run("compare", *scale, "--seeds", "2", "--limit", "3", "--device", "cpu") == 0
+    out = capsys.readouterr().out
+    assert "3 test pictures; 32×32, width 0.0625, 1 epochs, 2 seeds" in out
+    rows = {cells[1].strip(): cells[2:-1] for line in out.splitlines() if len(cells := line.split("|")) > 3}
+    recipes = ("gan-l1", "gan-mse", "wgan")
+    kept = [f"{name}, luminance kept" for name in recipes]
+    assert [name for name in rows if name not in ("prediction", "---")] == [
+        "gray",
+        "gray + mean chroma",
+        *(row for pair in zip(recipes, kept, strict=True) for row in pair),
+    ]
+    runs = {path.parent.name: load_generator(path) for path in Path("runs/compare").glob("*/best.safetensors")}
+    assert sorted(runs) == sorted(f"{name}-{seed}" for name in recipes for seed in (0, 1))
+    assert {loaded.width for loaded in runs.values()} == {1 / 16}
+    psnr, spread = (float(text) for text in rows["gan-l1"][0].split("±"))
+    assert "±" not in rows["gray"][0]
+
+    assert run("compare", "gan-l1", *scale, "--seeds", "1", "--limit", "3") == 0  # the first of the two runs
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| gan-l1 |"))
+    single = float(row.split("|")[2])
+    assert spread > 0
+    assert min(abs(single - psnr - spread), abs(single - psnr + spread)) < 0.02
+
+
+def test_compare_refuses_what_it_does_not_know(capsys):
+    for arguments, message in ((["gan-l2"], "no recipe 'gan-l2'"), (["--size", "33"], "size must be a multiple of 32")):
+        with pytest.raises(SystemExit) as stop:
+            run("compare", *arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err

@@ -44,6 +44,7 @@ LAYERS = [
     "bootstrap training inference",
     "notebook",
     "folders",
+    "comparison",
     "cli widgets",
     "__main__",
 ]
