@@ -276,13 +276,19 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
     parser.add_argument("--int8", action="store_true", help="8-bit arithmetic: quicker on a CPU (needs the extra int8)")
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="also write a page about the (first) model into this folder: examples, failures, colours, species",
+    )
     options = parser.parse_args(arguments)
 
     from colorize_utils.checkpoints import DEFAULT
-    from colorize_utils.data import load_splits, make_loader
+    from colorize_utils.data import load_splits, make_loader, species_names
     from colorize_utils.files import written_whole
     from colorize_utils.inference import Colorizer
     from colorize_utils.metrics import format_scores, gray_floor, mean_chroma_floor, scoreboard
+    from colorize_utils.report import report
 
     progress = not options.quiet
     models = options.models or [DEFAULT]
@@ -304,6 +310,14 @@ def _evaluate(arguments: list[str]) -> int:
     if options.json:
         with written_whole(options.json) as temporary:
             temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
+    if options.report:
+        colorizer = colorizers[models[0]]
+        styles = {style: colorizer.predictor(not options.raw, style) for style in colorizer.styles}
+        if len(styles) == 1:
+            styles = {"generated": styles["safe"]}
+        names = species_names(options.data)
+        paths = report(options.report, dataset, styles, names.get, options.seed, progress)
+        print(f"\nreport: {paths[-1]}")
     return 0
 
 

@@ -224,6 +224,25 @@ def _flowers102(root: str | Path | None, split: str, size: int, crop: bool, fold
     return decode(names, read, size, key, folder, progress)
 
 
+def species_names(source: str | Path | None = None) -> dict[str, str]:
+    """The species of every picture of Flowers-102 by its name in the splits; nothing for other sources, or where the
+    data set is not there."""
+    from scipy.io import loadmat
+    from torchvision.datasets import Flowers102
+
+    root = Path(source or os.environ.get("COLORIZE_DATA") or cache_folder()) / "flowers-102"
+    if not (root / "imagelabels.mat").is_file():
+        return {}
+    labels = loadmat(root / "imagelabels.mat")["labels"].ravel()
+    ids = loadmat(root / "setid.mat")
+    known = getattr(Flowers102, "classes", [f"species {number}" for number in range(1, 103)])
+    return {
+        f"{split}/{index}": known[labels[picture - 1] - 1]
+        for split, key in zip(SPLITS, ("trnid", "valid", "tstid"), strict=True)
+        for index, picture in enumerate(ids[key].ravel())
+    }
+
+
 def _folder(root: Path, size: int, crop: bool, folder, progress) -> DecodedPictures:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give one that holds flowers-102/ or pictures")

@@ -499,6 +499,22 @@ def test_train_then_evaluate_then_colorize(capsys):
     assert os.path.exists("photo-colorized.png")
 
 
+def test_evaluate_writes_a_report(model, capsys):
+    scored = ["--data", "generated", "--count", "100", "--size", "32", "--quiet", "--report", "page"]
+    assert run("evaluate", model[1], *scored) == 0
+    assert capsys.readouterr().out.endswith("report: page/report.md\n")
+    assert sorted(path.name for path in Path("page").iterdir()) == ["failures.png", "grid.png", "report.md"]
+
+
+def test_every_style_is_scored(tmp_path, capsys):
+    torch.manual_seed(0)
+    path = save(tmp_path / "beyond.safetensors", build_generator("distribution-unet", 1 / 16), {"size": 32})
+    assert run("evaluate", path, "--data", "generated", "--count", "20", "--size", "32", "--quiet") == 0
+    out = capsys.readouterr().out
+    assert f"| {path}, safe |" in out
+    assert f"| {path}, vivid |" in out
+
+
 def test_compare_trains_alike_and_scores_with_the_spread(capsys):
     scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
     assert run("compare", *scale, "--seeds", "2", "--limit", "3", "--device", "cpu") == 0

@@ -28,6 +28,7 @@ from colorize_utils.data import (
     load_splits,
     make_loader,
     sample_photograph,
+    species_names,
     squared,
     unit,
     unit_table,
@@ -242,6 +243,16 @@ def test_a_damaged_flower_is_named_and_left_out(flowers_root):
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [5, 2, 3]
     assert "picture 1 of the train split cannot be read" in splits.skipped[0]
     assert "picture 0 of the test split cannot be read" in splits.skipped[1]
+
+
+def test_species_are_those_that_torchvision_says(flowers_root, folder):
+    names = species_names(flowers_root)
+    for split in ("train", "val", "test"):
+        flowers = Flowers102(flowers_root, split=split)
+        expected = {f"{split}/{index}": Flowers102.classes[flowers[index][1]] for index in range(len(flowers))}
+        assert expected.items() <= names.items()
+    assert len(names) == 12
+    assert species_names(folder) == {}
 
 
 def test_wide_gray_pictures_keep_their_levels(folder):

@@ -44,7 +44,7 @@ LAYERS = [
     "bootstrap training inference",
     "notebook",
     "folders",
-    "comparison",
+    "comparison report",
     "cli widgets",
     "__main__",
 ]
