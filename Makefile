@@ -4,6 +4,7 @@
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
 # make notebooks              run the notebooks for real and keep their outputs (pictures: COLORIZE_DATA)
+# make release                train the submission's recipes in full (a GPU, hours) and write their files to hand out
 # make wheel                  build dist/colorize_utils-*.whl, weights included
 # make clean                  remove what the others made, but no pictures
 
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 MODEL ?=
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize test lab browser-test notebooks wheel clean
+.PHONY: colorize test lab browser-test notebooks release wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)")
@@ -38,6 +39,12 @@ browser-test: $(VENV)/installed-browser
 notebooks: $(VENV)/installed-dev
 	$(BIN)/python notebooks/release.py address
 	$(BIN)/python notebooks/release.py run
+
+# A run that was stopped goes on. TRAIN="--epochs 2 …" changes the recipes, to try it out.
+release: $(VENV)/installed
+	for recipe in gan-l1 gan-mse wgan; do \
+	    $(BIN)/python -m colorize_utils train $$recipe --resume -o runs/release/$$recipe $(TRAIN) && \
+	    $(BIN)/python -m colorize_utils release $$recipe runs/release/$$recipe/best.safetensors || exit 1; done
 
 wheel: $(VENV)/installed
 	rm -rf build # where an earlier wheel's modules would still lie

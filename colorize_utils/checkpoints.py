@@ -489,3 +489,22 @@ def save(path: str | os.PathLike, network: nn.Module, metadata: Mapping[str, obj
     with written_whole(path) as temporary:
         save_file(state, temporary, metadata=header)
     return path
+
+
+def release(checkpoint: str | os.PathLike, name: str, folder: str | os.PathLike, half: bool = True) -> CatalogueEntry:
+    """Writes a run's checkpoint as `folder`/`name`.safetensors, ready to be bundled or uploaded, and returns the line
+    that the catalogue needs for it; its source is still to be filled in.
+
+    half: weights in 16 bits, half the file. Raises CheckpointError where the checkpoint cannot be read, or says nothing
+    of the recipe that made it.
+    """
+    loaded = load_generator(checkpoint, progress=False)
+    recipe = loaded.metadata.get("recipe")
+    if not isinstance(recipe, dict):
+        raise CheckpointError(f"{os.fspath(checkpoint)} does not say how it was trained; release a run's checkpoint")
+    kept = {key: value for key, value in loaded.metadata.items() if key not in ("versions", "format")}
+    path = save(Path(folder) / f"{name}.safetensors", loaded.network, kept, half)
+    note = f"recipe {recipe['name']}, epoch {loaded.metadata.get('epoch')} of {recipe.get('epochs')}"
+    size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+    sources = (f"https://…/{path.name}",)
+    return CatalogueEntry(name, sources, loaded.architecture, loaded.width, loaded.size, "MIT", note, size, digest)

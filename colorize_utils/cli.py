@@ -5,6 +5,7 @@
     python -m colorize_utils train gan-l1 …
     python -m colorize_utils evaluate …
     python -m colorize_utils compare …
+    python -m colorize_utils release NAME CHECKPOINT
 
 Results go to standard output, errors to standard error, one line each. Exit status: 0 all done, 1 something failed,
 2 the command was not understood, 130 interrupted. Heavy libraries are imported where they are first needed, so that
@@ -48,7 +49,7 @@ RECIPE_HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (default: this process's) and returns its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+    commands = {"train": _train, "evaluate": _evaluate, "compare": _compare, "release": _release}
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -71,8 +72,8 @@ def _colorize(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m colorize_utils",
         description="Colorize gray pictures: a file, several, or whole folders.",
-        epilog="Other commands: 'train RECIPE', 'evaluate' and 'compare'; each has a --help. A picture called train: "
-        "./train.",
+        epilog="Other commands: 'train RECIPE', 'evaluate', 'compare' and 'release'; each has a --help. "
+        "A picture called train: ./train.",
     )
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="a picture, or a folder of pictures")
     parser.add_argument(
@@ -372,4 +373,32 @@ def _compare(arguments: list[str]) -> int:
     shape = f"{options.size}×{options.size}, width {options.width:g}, {options.epochs} epochs"
     print(f"\n{len(test)} test pictures; {shape}, {options.seeds} seeds\n")
     print(format_comparison(lines))
+    return 0
+
+
+# ---------------------------------------------------------------- release
+
+
+def _release(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m colorize_utils release",
+        description="Make a run's checkpoint ready to be handed out: write the file, and print its entry for the "
+        "catalogue in checkpoints.py.",
+    )
+    parser.add_argument("name", help="the checkpoint's name in the catalogue")
+    parser.add_argument("checkpoint", help="a run's best.safetensors or last.safetensors")
+    parser.add_argument("-o", "--output", type=Path, default=Path("dist/weights"), help="(default: dist/weights)")
+    parser.add_argument("--exact", action="store_true", help="keep 32 bits a weight; the default is 16")
+    options = parser.parse_args(arguments)
+
+    from colorize_utils.checkpoints import release
+
+    entry = release(options.checkpoint, options.name, options.output, half=not options.exact)
+    print(f"# {options.output / entry.name}{entry.suffix}")
+    print("CatalogueEntry(")
+    for field in fields(entry):
+        value = getattr(entry, field.name)
+        if value != field.default:
+            print(f"    {field.name}={value!r},")
+    print("),")
     return 0

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageCms
 
 from colorize_utils import cli, pictures
-from colorize_utils.checkpoints import load_generator, save
+from colorize_utils.checkpoints import CatalogueEntry, load_generator, save, verify
 from colorize_utils.cli import main
 from colorize_utils.errors import PictureError
 from colorize_utils.generated import generate_flowers
@@ -547,3 +547,29 @@ def test_compare_refuses_what_it_does_not_know(capsys):
             run("compare", *arguments)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_release_writes_a_file_and_its_line_of_the_catalogue(capsys):
+    tiny = ["--data", "generated", "--count", "20", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    assert run("train", "gan-l1", *tiny, "--keep-luminance", "-o", "runs/one") == 0
+    capsys.readouterr()
+    assert run("release", "petals", "runs/one/best.safetensors") == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    path = Path("dist/weights/petals.safetensors")
+    assert first == f"# {path}"
+    (entry,) = eval("[" + "\n".join(lines) + "]", {"CatalogueEntry": CatalogueEntry})
+    assert verify(path, entry) == entry.sha256
+    assert (entry.name, entry.architecture, entry.width, entry.size) == ("petals", "unet", 1 / 16, 32)
+    assert path.stat().st_size < 0.6 * Path("runs/one/best.safetensors").stat().st_size
+    ours, theirs = load_generator(path), load_generator("runs/one/best.safetensors")
+    assert ours.metadata["recipe"] == theirs.metadata["recipe"]
+    gray = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours.predictor(gray), theirs.predictor(gray), atol=5e-3, rtol=0)
+    assert run("release", "petals", "runs/one/best.safetensors", "--exact") == 0
+    assert path.stat().st_size > 0.9 * Path("runs/one/best.safetensors").stat().st_size
+
+
+def test_release_wants_a_runs_checkpoint(tmp_path, tiny_unet, capsys):
+    torch.save(tiny_unet.state_dict(), tmp_path / "bare.pth")
+    assert run("release", "petals", tmp_path / "bare.pth") == 1
+    assert "does not say how it was trained" in capsys.readouterr().err
