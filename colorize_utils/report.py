@@ -68,6 +68,17 @@ def judge(predict: Predictor, dataset: PairDataset, progress: bool = False) -> l
     return judged
 
 
+def failures(judged: Sequence[Judged]) -> list[int]:
+    """The places of the `WORST` by CIEDE2000, the worst first; at least `SHOWN` where there are so many."""
+    places = sorted(range(len(judged)), key=lambda place: -judged[place].ciede2000)
+    return places[: max(SHOWN, round(WORST * len(judged)))]
+
+
+def pick(places: Sequence[int], count: int, seed: int = 0) -> list[int]:
+    """`count` of the places that a seed chooses (all where there are fewer), in order."""
+    return sorted(np.random.default_rng(seed).permutation(places)[:count].tolist())
+
+
 def colours_table(judged: Sequence[Judged]) -> str:
     """What pictures of each main colour are painted, in percent, as a Markdown table."""
     painted = defaultdict(Counter)
@@ -117,14 +128,9 @@ def report(
     becomes of each colour and of each species. predictors: the model's styles by name; the last one is judged.
     species: of a picture's name, None where it is not known.
     """
-    random = np.random.default_rng(seed)
     judged = judge([*predictors.values()][-1], dataset, progress)
-    by_error = np.argsort([-picture.ciede2000 for picture in judged])
-    worst = by_error[: max(SHOWN, round(WORST * len(judged)))]
-    picked = {
-        "grid": np.sort(random.permutation(len(judged))[:SHOWN]),
-        "failures": np.sort(random.permutation(worst)[:SHOWN]),
-    }
+    worst = failures(judged)
+    picked = {"grid": pick(range(len(judged)), SHOWN, seed), "failures": pick(worst, SHOWN, seed)}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, places in picked.items():

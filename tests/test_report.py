@@ -9,7 +9,18 @@ from skimage.color import rgb2lab
 from colorize_utils.data import PairDataset
 from colorize_utils.generated import generate_flowers
 from colorize_utils.metrics import gray_floor
-from colorize_utils.report import NAMES, Judged, colour_name, colours_table, judge, main_colour, report, species_table
+from colorize_utils.report import (
+    NAMES,
+    Judged,
+    colour_name,
+    colours_table,
+    failures,
+    judge,
+    main_colour,
+    pick,
+    report,
+    species_table,
+)
 
 
 def plain(*colours, size=32):
@@ -91,6 +102,17 @@ def test_the_table_of_species_puts_the_best_first():
         "| iris | 1 | 21.00 | +2.00 | 5.0 | blue → blue | 100 % |",
         "| rose | 3 | 21.00 | +2.00 | 20.0 | red → red | 67 % |",
     ]
+
+
+def test_failures_are_the_worst_twentieth_and_a_seed_picks():
+    judged = [made("red", "red", error) for error in np.random.default_rng(0).permutation(400)]
+    worst = failures(judged)
+    assert [judged[place].ciede2000 for place in worst] == list(range(399, 379, -1))
+    picked = pick(worst, 6, seed=1)
+    assert len(set(picked)) == 6
+    assert set(picked) <= set(worst)
+    assert picked == sorted(picked) == pick(worst, 6, seed=1) != pick(worst, 6, seed=2)
+    assert pick(failures(judged[:3]), 6) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("known", [True, False])
