@@ -53,7 +53,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 class Int8Network(nn.Module):
-    """A generator in 8-bit integers, on the CPU: gray (B, 1, H, W) → colour (B, 3, H, W), H and W multiples of 32.
+    """A generator in 8-bit integers, on the CPU: gray (B, 1, H, W) → what it answers with, H and W multiples of 32.
 
     Weights have a scale for each output channel, activations one for each layer, from the range that they reach on
     photographs and drawn flowers (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient

@@ -12,7 +12,7 @@ from colorize_utils import fast
 from colorize_utils.errors import DeviceError
 from colorize_utils.fast import Int8Network, folded
 from colorize_utils.inference import Colorizer
-from colorize_utils.models import LuminanceKept, UNet, WGANUNet
+from colorize_utils.models import DistributionUNet, LuminanceKept, UNet, WGANUNet
 
 
 def trained(network):
@@ -35,6 +35,7 @@ def trained(network):
         WGANUNet(1 / 16),
         WGANUNet(1 / 16, bounded=True),
         LuminanceKept(UNet(1 / 16, dropout_rate=0.5)),
+        DistributionUNet(1 / 16, dropout_rate=0.5),
     ],
 )
 @torch.no_grad()
@@ -94,7 +95,7 @@ def test_int8_paints_nearly_the_same(tmp_path):
     assert 0 < np.mean(errors) < 255**2 / 10**4  # 40 dB
 
 
-@pytest.mark.parametrize("network", [UNet(1 / 16), LuminanceKept(WGANUNet(1 / 16))])
+@pytest.mark.parametrize("network", [UNet(1 / 16), LuminanceKept(WGANUNet(1 / 16)), DistributionUNet(1 / 16)])
 def test_int8_of_every_architecture_and_any_size(network):
     quick = Int8Network(trained(network), 64)
     for height, width in ((32, 32), (64, 96), (96, 32)):
