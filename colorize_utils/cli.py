@@ -236,9 +236,9 @@ def _train(arguments: list[str]) -> int:
 
     def report(epoch: int, history: dict, _) -> None:
         latest = {curve: values[-1] for curve, values in history.items()}
+        rival = "" if recipe.adversary == "none" else f"discriminator {latest['discriminator_loss']:.4f}  "
         print(
-            f"epoch {epoch}/{recipe.epochs}  discriminator {latest['discriminator_loss']:.4f}  "
-            f"generator {latest['generator_loss']:.4f}  validation {latest['validation_loss']:.5f}  "
+            f"epoch {epoch}/{recipe.epochs}  {rival}generator {latest['generator_loss']:.4f}  validation {latest['validation_loss']:.5f}  "
             f"PSNR {latest['psnr']:.2f} dB  SSIM {latest['ssim']:.3f}  {latest['seconds']:.1f} s",
             flush=True,
         )
