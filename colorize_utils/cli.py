@@ -238,8 +238,9 @@ def _train(arguments: list[str]) -> int:
         latest = {curve: values[-1] for curve, values in history.items()}
         rival = "" if recipe.adversary == "none" else f"discriminator {latest['discriminator_loss']:.4f}  "
         print(
-            f"epoch {epoch}/{recipe.epochs}  {rival}generator {latest['generator_loss']:.4f}  validation {latest['validation_loss']:.5f}  "
-            f"PSNR {latest['psnr']:.2f} dB  SSIM {latest['ssim']:.3f}  {latest['seconds']:.1f} s",
+            f"epoch {epoch}/{recipe.epochs}  {rival}generator {latest['generator_loss']:.4f}  "
+            f"validation {latest['validation_loss']:.5f}  PSNR {latest['psnr']:.2f} dB  SSIM {latest['ssim']:.3f}  "
+            f"{latest['seconds']:.1f} s",
             flush=True,
         )
 
