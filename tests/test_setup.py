@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from safetensors import safe_open
 
 from colorize_utils import __version__
 from colorize_utils.checkpoints import BUNDLED, CATALOGUE, DEFAULT, verify
-from colorize_utils.data import sample_photograph
+from colorize_utils.data import load_splits, make_loader, sample_photograph
 from colorize_utils.inference import Colorizer
+from colorize_utils.metrics import scoreboard
 
 ROOT = Path(__file__).parent.parent
 COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lacks the notebooks install
@@ -149,6 +151,22 @@ def test_the_model_card_names_the_file_and_its_checksum():
     card = (BUNDLED / "README.md").read_text()
     assert CATALOGUE[DEFAULT].sha256 in card
     assert CATALOGUE[DEFAULT].sources[0].removeprefix("bundled:") in card
+
+
+@pytest.mark.skipif("COLORIZE_TEST_FLOWERS" not in os.environ, reason="needs the real flowers-102/")
+def test_the_model_cards_scores_are_those_of_the_bundled_file():
+    card = (BUNDLED / "README.md").read_text()
+    claimed = {cells[1].strip(): cells[2:8] for line in card.splitlines() if len(cells := line.split("|")) == 10}
+    colorizer = Colorizer.from_checkpoint(device="cpu")
+    predictors = {f"{DEFAULT}, {style}": colorizer.predictor(style=style) for style in colorizer.styles}
+    flowers = load_splits(os.environ["COLORIZE_TEST_FLOWERS"], 64, progress=False)
+    for score in scoreboard(predictors, make_loader(flowers.test, 64)):
+        psnr, ssim, mae, mse, difference, colour = map(float, claimed[score.name])
+        assert score.psnr == pytest.approx(psnr, abs=0.02)
+        assert score.ssim == pytest.approx(ssim, abs=0.002)
+        assert (score.mae, score.mse) == pytest.approx((mae, mse), abs=2e-4)
+        assert score.ciede2000 == pytest.approx(difference, abs=0.05)
+        assert score.colourfulness_ratio == pytest.approx(colour, abs=0.02)
 
 
 def test_the_default_colorizer_gives_a_photograph_its_leaves_back():
