@@ -13,12 +13,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MODEL ?=
+STYLE ?=
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
 .PHONY: colorize test lab browser-test notebooks release wheel clean
 
 colorize: $(VENV)/installed
-	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)")
+	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)") \
+	    $(if $(STYLE),--style $(STYLE))
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check

@@ -16,7 +16,7 @@ STEP = 1 / 8  # between two colours of the palette: 32 of 256 levels
 _REACH = (6, 8)  # steps from gray to the last colour: red and blue minus luma reach ±0.70 and ±0.89 in the RGB cube
 _ROWS, _COLUMNS = (2 * reach + 1 for reach in _REACH)
 COLOURS = _ROWS * _COLUMNS
-MOST_GAIN = 2.0  # a picture of which the network knows nothing stays calm
+MOST_GAIN = 1.4  # a picture of which the network knows nothing, such as one without a flower, stays calm
 
 
 def palette() -> Tensor:

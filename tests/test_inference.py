@@ -431,12 +431,12 @@ def test_styles_are_the_distributions_mean_and_its_strength():
     colours = distribution.palette()[[20, 150]].numpy()
     mean, strength = [0.75, 0.25] @ colours, [0.75, 0.25] @ np.linalg.norm(colours, axis=1)
     levels = np.full((32, 48), 128, np.uint8)
-    for style, gain in (("safe", 1.0), ("vivid", min(2.0, strength / np.linalg.norm(mean)))):
+    for style, gain in (("safe", 1.0), ("vivid", min(distribution.MOST_GAIN, strength / np.linalg.norm(mean)))):
         rgb = np.asarray(colorizer.colorize(levels, strength=0.3, style=style)).astype(float)
         assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * gain * mean)).max() <= 1
     default = np.asarray(colorizer.colorize(levels))
     np.testing.assert_array_equal(default, np.asarray(colorizer.colorize(levels, style=colorizer.default_style)))
-    assert not np.array_equal(default, np.asarray(colorizer.colorize(levels, style="safe")))
+    assert not np.array_equal(default, np.asarray(colorizer.colorize(levels, style="vivid")))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (31, 33), (32, 32), (257, 64), (640, 427)])
