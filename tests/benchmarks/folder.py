@@ -6,6 +6,7 @@ The bundled model and a full-width U-Net at 256×256 (random weights); memory is
 else.
 """
 
+import functools
 import statistics
 import subprocess
 import sys
@@ -62,20 +63,11 @@ def colorize_album(colorizer: Colorizer, photographs: list[Path], output: Path, 
 
 
 def network_alone(colorizer: Colorizer, photograph: Path, times: int) -> float:
-    """Seconds of the network, for as many pictures as the folder holds."""
-    gray = np.asarray(Image.open(photograph))
-    small = np.zeros(working_size(colorizer, gray), np.uint8)
-    colorizer._predict(small)
-    return measure.seconds(lambda: [colorizer._predict(small) for _ in range(times)])
-
-
-def working_size(colorizer: Colorizer, gray: np.ndarray) -> tuple[int, int]:
-    seen = []
-    predict = colorizer._predict
-    colorizer._predict = lambda levels: seen.append(levels.shape) or predict(levels)
-    colorizer.colorize(gray)
-    del colorizer._predict
-    return seen[0]
+    """Seconds of the network, its mirror image and its style included, for as many pictures as the folder holds."""
+    small = colorizer._working_size(np.asarray(Image.open(photograph)))
+    chroma = functools.partial(colorizer._chroma, small, colorizer.default_style)
+    chroma()
+    return measure.seconds(lambda: [chroma() for _ in range(times)])
 
 
 def main() -> None:
