@@ -1,7 +1,8 @@
 """Training pictures that are never the same twice: turned, scaled, shifted, lit otherwise.
 
-A thousand photographs are few; what a flower is does not depend on where it stands. Colours are left as they are, since
-they are what is learned; the gray twin is made afterwards, so that the pair still fits together.
+A thousand photographs are few; what a flower is does not depend on where it stands. Its colours are what is learned: a
+gamma that is the same for all three channels moves them as another exposure would, and gray stays gray. The gray twin
+is made afterwards, so that the pair still fits together.
 """
 
 import torch

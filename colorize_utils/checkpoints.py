@@ -66,13 +66,13 @@ CATALOGUE = {
         CatalogueEntry(
             name="flowers-64",
             sources=("bundled:flowers-64.safetensors",),
-            architecture="unet",
-            width=0.25,
+            architecture="distribution-unet",
+            width=0.5,
             size=64,
             licence="MIT",
-            note="GAN-L1 at a quarter of its width, trained at 64×64 on Flowers-102 and flower_photos",
-            bytes=9656876,
-            sha256="6b4d817577924c2e7c404ba20078e626157902ff461143669e0e5156d44e1818",
+            note="a distribution over colours, trained at 64×64 on Flowers-102 and flower_photos",
+            bytes=7473618,
+            sha256="458a4d427be6805954ef66bcbd531d3e55f24191473130b478018f3fcb9b5996",
         ),
         CatalogueEntry(
             name="original-gan-l1",
@@ -478,14 +478,14 @@ def save(path: str | os.PathLike, network: nn.Module, metadata: Mapping[str, obj
     """Writes a network's state dict as safetensors, whole or not at all.
 
     metadata: JSON values; `load_generator` reads `size` and `bounded` from it. half: floats are stored in 16 bits,
-    which halves the file. The versions in use are added.
+    which halves the file. The versions in use are added, unless it has those of its training.
     """
     path = Path(path)
     state = {}
     for key, value in network.state_dict().items():
         value = value.detach().cpu().contiguous()
         state[key] = value.half() if half and value.is_floating_point() else value
-    header = {key: json.dumps(value) for key, value in {**metadata, "versions": versions()}.items()}
+    header = {key: json.dumps(value) for key, value in {"versions": versions(), **metadata}.items()}
     with written_whole(path) as temporary:
         save_file(state, temporary, metadata=header)
     return path
@@ -493,18 +493,20 @@ def save(path: str | os.PathLike, network: nn.Module, metadata: Mapping[str, obj
 
 def release(checkpoint: str | os.PathLike, name: str, folder: str | os.PathLike, half: bool = True) -> CatalogueEntry:
     """Writes a run's checkpoint as `folder`/`name`.safetensors, ready to be bundled or uploaded, and returns the line
-    that the catalogue needs for it; its source is still to be filled in.
+    that the catalogue needs for it; its source and licence are still to be filled in.
 
     half: weights in 16 bits, half the file. Raises CheckpointError where the checkpoint cannot be read, or says nothing
     of the recipe that made it.
     """
+    if Path(name).name != name:
+        raise CheckpointError(f"{name!r} is no name for a checkpoint: it must be one for a file, without a folder")
     loaded = load_generator(checkpoint, progress=False)
     recipe = loaded.metadata.get("recipe")
-    if not isinstance(recipe, dict):
+    if not (isinstance(recipe, dict) and "name" in recipe):
         raise CheckpointError(f"{os.fspath(checkpoint)} does not say how it was trained; release a run's checkpoint")
-    kept = {key: value for key, value in loaded.metadata.items() if key not in ("versions", "format")}
-    path = save(Path(folder) / f"{name}.safetensors", loaded.network, kept, half)
+    path = save(Path(folder) / f"{name}.safetensors", loaded.network, loaded.metadata, half)
+    load_generator(path)  # 16 bits may not hold what 32 did
     note = f"recipe {recipe['name']}, epoch {loaded.metadata.get('epoch')} of {recipe.get('epochs')}"
     size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
     sources = (f"https://…/{path.name}",)
-    return CatalogueEntry(name, sources, loaded.architecture, loaded.width, loaded.size, "MIT", note, size, digest)
+    return CatalogueEntry(name, sources, loaded.architecture, loaded.width, loaded.size, "…", note, size, digest)

@@ -88,7 +88,9 @@ def _colorize(arguments: list[str]) -> int:
     parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with scikit-learn")
     parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")
     parser.add_argument(
-        "--style", choices=("safe", "vivid"), help="safe: the mean of what is possible; vivid: as strong as what is"
+        "--style",
+        choices=("safe", "vivid"),
+        help="safe (default): the mean of what is possible; vivid: stronger colours; for models that have both",
     )
     parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
@@ -290,8 +292,9 @@ def _evaluate(arguments: list[str]) -> int:
     from colorize_utils.files import written_whole
     from colorize_utils.inference import Colorizer
     from colorize_utils.metrics import format_scores, gray_floor, mean_chroma_floor, scoreboard
-    from colorize_utils.report import report
 
+    if options.report:
+        options.report.mkdir(parents=True, exist_ok=True)  # what cannot be written is told now
     progress = not options.quiet
     models = options.models or [DEFAULT]
     colorizers = {
@@ -314,11 +317,15 @@ def _evaluate(arguments: list[str]) -> int:
             temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
     if options.report:
         colorizer = colorizers[models[0]]
-        styles = {style: colorizer.predictor(not options.raw, style) for style in colorizer.styles}
+        ordered = sorted(colorizer.styles, key=lambda style: style != colorizer.default_style)
+        styles = {style: colorizer.predictor(not options.raw, style) for style in ordered}
         if len(styles) == 1:
             styles = {"generated": styles["safe"]}
+        from colorize_utils.report import report  # and with it matplotlib
+
         names = species_names(options.data)
-        paths = report(options.report, dataset, styles, names.get, options.seed, progress)
+        title = f"{colorizer.name}: {options.split} split, {options.size}×{options.size}" + ", raw" * options.raw
+        paths = report(options.report, title, dataset, styles, names.get, options.seed, progress)
         print(f"\nreport: {paths[-1]}")
     return 0
 
@@ -330,8 +337,8 @@ def _compare(arguments: list[str]) -> int:
     names = sorted(RECIPES)
     parser = argparse.ArgumentParser(
         prog="python -m colorize_utils compare",
-        description="Train recipes exactly alike, once for each seed, and score them on the same test pictures. Runs "
-        "that are there already are used, and go on where they stopped.",
+        description="Train recipes at the same scale, once for each seed, and score them on the same test pictures. "
+        "Runs that are there already are used, and go on where they stopped.",
     )
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="which (default: gan-l1 gan-mse wgan)")
     _add_data_options(parser)
@@ -343,11 +350,11 @@ def _compare(arguments: list[str]) -> int:
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=help)
     parser.add_argument("--limit", type=_at_least(1), help="score LIMIT test pictures alone, chosen by a seed")
     options = parser.parse_args(arguments)
-    chosen = options.recipes or ["gan-l1", "gan-mse", "wgan"]
+    chosen = list(dict.fromkeys(options.recipes)) or ["gan-l1", "gan-mse", "wgan"]
     if unknown := [name for name in chosen if name not in RECIPES]:
         parser.error(f"no recipe {unknown[0]!r}; there are {', '.join(names)}")
 
-    from colorize_utils.comparison import alike, compare, format_comparison
+    from colorize_utils.comparison import Run, alike, compare, format_comparison, require_run_of
     from colorize_utils.data import load_splits, make_loader
     from colorize_utils.metrics import gray_floor, mean_chroma_floor
     from colorize_utils.training import train
@@ -357,22 +364,23 @@ def _compare(arguments: list[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
     progress = not options.quiet
-    splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=progress)
-    runs: dict[str, list[Path]] = {}
+    splits = load_splits(options.data, options.size, count=options.count, progress=progress)
+    runs: dict[str, list[Run]] = {}
     for seed in range(options.seed, options.seed + options.seeds):
         for recipe in recipes:
             folder = options.output / f"{recipe.name}-{seed}"
+            require_run_of(recipe, folder)
             history = train(
                 recipe, splits, folder, resume=True, device=options.device, seed=seed, save_minutes=1, progress=progress
             )
-            seconds = sum(history["seconds"])
-            print(f"{folder}: validation PSNR {max(history['psnr']):.2f} dB, {seconds:.0f} s", flush=True)
-            runs.setdefault(recipe.name, []).append(folder)
+            run = Run(folder, sum(history["seconds"]))
+            print(f"{folder}: validation PSNR {max(history['psnr']):.2f} dB, {run.seconds:.0f} s", flush=True)
+            runs.setdefault(recipe.name, []).append(run)
     test = splits.test.sample(options.limit)
     floors = {"gray": gray_floor, "gray + mean chroma": mean_chroma_floor(make_loader(splits.train, 64))}
     lines = compare(runs, floors, make_loader(test, 64), options.device, progress)
     shape = f"{options.size}×{options.size}, width {options.width:g}, {options.epochs} epochs"
-    print(f"\n{len(test)} test pictures; {shape}, {options.seeds} seeds\n")
+    print(f"\n{len(test)} test pictures; {shape}; ± is half of what lies between the {options.seeds} seeds' extremes\n")
     print(format_comparison(lines))
     return 0
 

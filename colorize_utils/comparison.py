@@ -1,7 +1,8 @@
-"""The submission's question, which of its models colours best: recipes trained exactly alike, on one scoreboard.
+"""The submission's question, which of its models colours best: recipes at the same scale, on one scoreboard.
 
 Each recipe is trained once for each seed, at one scale and on the same pictures, and every run is scored on the same
-test pictures; what is reported is the mean over seeds and how far they lie apart.
+test pictures; what is reported is the mean over seeds and how far they lie apart. The submission's three then differ in
+nothing but their idea; `distribution` keeps what it has against learning by heart.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from colorize_utils.checkpoints import load_generator
+from colorize_utils.errors import TrainingError
 from colorize_utils.inference import Colorizer
 from colorize_utils.metrics import Predictor, Score, scoreboard
 from colorize_utils.recipes import Recipe
@@ -35,8 +37,29 @@ class Compared:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and the seconds that its training took."""
+
+    folder: Path
+    seconds: float
+
+
+def require_run_of(recipe: Recipe, folder: Path) -> None:
+    """Raises TrainingError where `folder` holds a run of another recipe, be it by its learning rate alone."""
+    if not (folder / "last.safetensors").is_file():
+        return
+    stored = Recipe(**load_generator(folder / "last.safetensors").metadata["recipe"])
+    if stored != recipe:
+        ours, theirs = recipe.as_dict(), stored.as_dict()
+        changes = ", ".join(
+            f"{name} {theirs[name]!r} not {ours[name]!r}" for name in ours if ours[name] != theirs[name]
+        )
+        raise TrainingError(f"{folder} holds another run ({changes}); choose another --output")
+
+
 def compare(
-    runs: Mapping[str, Sequence[Path]],
+    runs: Mapping[str, Sequence[Run]],
     floors: Mapping[str, Predictor],
     test: DataLoader,
     device: str | None = None,
@@ -44,19 +67,18 @@ def compare(
 ) -> list[Compared]:
     """Scores the best checkpoint of each of a recipe's runs, as it was trained and with luminance kept.
 
-    runs: the folders of every recipe's runs, by its name. floors: what else is scored on the same pictures.
+    runs: of every recipe, by its name. floors: what else is scored on the same pictures.
     """
     predictors, seconds = dict(floors), {}
     groups: dict[str, list[str]] = {name: [name] for name in floors}
-    for recipe, folders in runs.items():
-        for folder in folders:
-            path = folder / "best.safetensors"
-            colorizer = Colorizer.from_checkpoint(path, device)
+    for recipe, some in runs.items():
+        for run in some:
+            colorizer = Colorizer.from_checkpoint(run.folder / "best.safetensors", device)
             for label, predictor in _ways(recipe, colorizer):
-                key = f"{label} {folder}"
+                key = f"{label} {run.folder}"
                 predictors[key] = predictor
                 groups.setdefault(label, []).append(key)
-                seconds[key] = load_generator(folder / "last.safetensors").metadata["seconds"]
+                seconds[key] = run.seconds
     scores = {score.name: score for score in scoreboard(predictors, test, progress)}
     return [_compared(label, [scores[key] for key in keys], seconds) for label, keys in groups.items()]
 

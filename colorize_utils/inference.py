@@ -23,14 +23,13 @@ from colorize_utils.devices import choose_device, keep_freed_memory
 from colorize_utils.errors import DeviceError
 from colorize_utils.fast import Int8Network, folded
 from colorize_utils.luminance import chroma_of, merge, with_chroma
-from colorize_utils.models import POOLINGS, MeanColour
+from colorize_utils.models import POOLINGS, DistributionUNet, MeanColour
 from colorize_utils.pictures import to_gray
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
 _STYLES = {"safe": distribution.mean, "vivid": distribution.vivid}  # of a network that predicts a distribution
 STYLES = tuple(_STYLES)
-# On people and things, of which the bundled network knows nothing, the safe style is the calmer one by far; on flowers
-# the two are a matter of taste.
+# The calmer one on people and things, of which the bundled network knows nothing; on flowers a matter of taste.
 DEFAULT_STYLE = "safe"
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
 
@@ -64,9 +63,9 @@ class Colorizer:
             raise DeviceError(f"int8 computes on the CPU, not on {self.device}; leave out one of the two")
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.has_distribution = isinstance(network, MeanColour)
-        if self.has_distribution:
-            network = network.generator  # its mean is one of the styles
+        if isinstance(network, MeanColour):
+            network = network.generator  # the mean is one of its styles
+        self.has_distribution = isinstance(network, DistributionUNet)
         if int8:
             self.network = Int8Network(network, size)
         else:
@@ -144,15 +143,6 @@ class Colorizer:
 
         return predict
 
-    def entropy(self, picture) -> np.ndarray:
-        """How much the network guesses, in bits, (h, w) at half its working size: 0 where it is sure of one colour.
-
-        Raises ValueError where it names a single colour, and what `colorize` raises.
-        """
-        if not self.has_distribution:
-            raise ValueError(f"{self.name} names a single colour for each place: it cannot say how sure it is")
-        return distribution.entropy(self._logits(self._working_size(to_gray(picture).gray)))[0, 0].numpy()
-
     def _known(self, style: str | None) -> str:
         if style is None:
             style = self.default_style
@@ -181,15 +171,16 @@ class Colorizer:
 
     def _raw(self, gray: np.ndarray, style: str) -> Tensor:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
-        small = _resize(gray, self.size, self.size)
+        side = 2 * max(1, self.size // 2)
+        small = _resize(gray, side, side)
         if self.has_distribution:
             chroma = _STYLES[style](self._logits(small))
-            return with_chroma(_unit(small), _enlarge(chroma, self.size, self.size))[0]
+            return with_chroma(_unit(small), _enlarge(chroma, side, side))[0]
         return self._predict(small)[0]
 
     def _logits(self, levels: np.ndarray) -> Tensor:
         """A network's distribution for 8-bit gray (h, w) of even sides, (1, COLOURS, h/2, w/2): the (geometric) mean of
-        what it believes of the picture and of its mirror image, which is right a little more often than either."""
+        what it believes of the picture and of its mirror image."""
         one = self._predict(levels)
         other = self._predict(np.ascontiguousarray(levels[:, ::-1])).flip(-1)
         return (one + other) / 2

@@ -22,7 +22,7 @@ def distribution_loss(logits: Tensor, real: Tensor) -> Tensor:
 
     logits: (B, COLOURS, H/2, W/2); real: its chroma is averaged over 2×2 pixels and shared out among the four colours
     of the palette around it. Zhang et al. 2016, "Colorful Image Colorization", equation 2, without the weights that
-    favour rare colours: those are for the temperature to bring out.
+    favour rare colours.
     """
     chroma = chroma_of(F.avg_pool2d(real, kernel_size=2))
     indices, shares = distribution.encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))  # (N, 4) each, N = B·H/2·W/2

@@ -62,6 +62,12 @@ class Recipe:
         for field in ("dropout", "average"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"recipe {self.name}: {field} must lie in [0, 1), got {getattr(self, field)}")
+        if self.bounded and self.generator == "distribution-unet":
+            raise ValueError(f"recipe {self.name}: bounded is for generators that paint; this one answers with chances")
+        if self.dropout and self.generator == "wgan-unet":
+            raise ValueError(f"recipe {self.name}: dropout is for the U-Nets of VGG blocks, not for wgan-unet")
+        if not self.keep_luminance and self.generator == "distribution-unet":
+            raise ValueError(f"recipe {self.name}: a distribution over chroma cannot but keep_luminance")
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
         if self.batch_size == 1 and self.size == 32:

@@ -116,6 +116,7 @@ def species_table(judged: Sequence[Judged], species: Sequence[str]) -> str:
 
 def report(
     folder: Path,
+    title: str,
     dataset: PairDataset,
     predictors: Mapping[str, Predictor],
     species: Callable[[str], str | None],
@@ -125,10 +126,11 @@ def report(
     """Writes a page about a model into `folder`, and returns its files.
 
     grid.png: pictures picked by the seed; failures.png: picked by it from the `WORST` by CIEDE2000; report.md: what
-    becomes of each colour and of each species. predictors: the model's styles by name; the last one is judged.
+    becomes of each colour and of each species. predictors: the model's styles by name; the first one is judged.
     species: of a picture's name, None where it is not known.
     """
-    judged = judge([*predictors.values()][-1], dataset, progress)
+    style = next(iter(predictors))
+    judged = judge(predictors[style], dataset, progress)
     worst = failures(judged)
     picked = {"grid": pick(range(len(judged)), SHOWN, seed), "failures": pick(worst, SHOWN, seed)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,15 +143,15 @@ def report(
 
     kinds = [species(name) for name in dataset.names]
     parts = [
-        f"# {len(judged)} pictures\n",
-        f"Pictures picked by seed {seed}:\n\n![pictures picked by a seed](grid.png)\n",
-        f"Failures, picked by the same seed from the worst {100 * WORST:.0f} % by CIEDE2000:\n\n"
+        f"# {title}\n",
+        f"{len(judged)} pictures. Pictures picked by seed {seed}:\n\n![pictures picked by a seed](grid.png)\n",
+        f"Failures, picked by the same seed from the {len(worst)} worst ({style}) by CIEDE2000:\n\n"
         "![failures](failures.png)\n",
         _in_common([judged[place] for place in worst], judged),
-        f"What becomes of each main colour, in percent:\n\n{colours_table(judged)}\n",
+        f"What becomes of each main colour ({style}), in percent:\n\n{colours_table(judged)}\n",
     ]
     if None not in kinds:
-        parts.append(f"Every species:\n\n{species_table(judged, kinds)}\n")
+        parts.append(f"Every species ({style}):\n\n{species_table(judged, kinds)}\n")
     with written_whole(folder / "report.md") as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return [*paths, folder / "report.md"]

@@ -68,12 +68,7 @@ class Trainer:
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
         self.precision = Precision(device, precision)
         self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded, recipe.dropout).to(device)
-        self.average = None
-        if recipe.average:
-            average = get_ema_multi_avg_fn(recipe.average)
-            self.average = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
         self.predictor = predictor(self.generator, recipe.keep_luminance)
-        self.kept_predictor = predictor(self.kept, recipe.keep_luminance)
         self.discriminator: nn.Module | None = None
         if recipe.adversary == "critic":
             self.discriminator = Critic(recipe.width).to(device)
@@ -90,6 +85,11 @@ class Trainer:
                 network.to(memory_format=torch.channels_last)
             if compile:
                 network.compile()
+        self.average = None
+        if recipe.average:
+            average = _moving_average(recipe.average)
+            self.average = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
+        self.kept_predictor = predictor(self.kept, recipe.keep_luminance)
         # Pictures that a critic takes at a time: a batch of the original's networks at their size, more of smaller
         # ones, where 64 at once made a step 24 to 60 % shorter than 8 by 8 (64×64 and 32×32, two CPU cores).
         part = recipe.batch_size * (256 / recipe.size) ** 2 / recipe.width
@@ -194,11 +194,13 @@ class Trainer:
         with tqdm(total=len(batches), initial=done, desc=label, leave=False, disable=not progress) as bar:
             for indices in batches:
                 random = generator_for(self.seed, self.epoch, len(self.step_losses), 1)
-                real, gray = (batch.to(self.device) for batch in train[indices])
+                torch.manual_seed(random.initial_seed())  # of dropout
+                real, gray = train[indices]
                 if self.recipe.flip:
                     real, gray = flip_some(real, gray, random)
-                if self.recipe.augment:
+                if self.recipe.augment:  # where the pictures are: not every device can do it
                     real, gray = augmented(real, random)
+                real, gray = real.to(self.device), gray.to(self.device)
                 self.step_losses.append(self.step(real, gray, random))
                 if len(self.step_losses) % CHECK_EVERY == 0:
                     self.require_finite()
@@ -271,8 +273,6 @@ class Trainer:
             "history": self.history,
             **{name: part.state_dict() for name, part in self._parts().items()},
             "precision": self.precision.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -283,9 +283,16 @@ class Trainer:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.precision.load_state_dict(state["precision"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """How `AveragedModel` averages: exponentially, with a decay that begins low, lest the first steps' weights stay."""
+
+    def average(kept: list[Tensor], latest: list[Tensor], count: Tensor | int) -> None:
+        steps = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(kept, latest, count)
+
+    return average
 
 
 def _digest(splits: Splits) -> str:

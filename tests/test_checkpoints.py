@@ -17,7 +17,7 @@ from colorize_utils import checkpoints
 from colorize_utils.checkpoints import CATALOGUE, CatalogueEntry, fetch, identify, load_generator, read_weights
 from colorize_utils.errors import CheckpointError
 from colorize_utils.luminance import luma
-from colorize_utils.models import Discriminator, UNet, WGANUNet
+from colorize_utils.models import Discriminator, DistributionUNet, UNet, WGANUNet
 
 HTML = b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head></html>"
 
@@ -399,7 +399,7 @@ def test_files_of_other_kinds_are_told(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("width", [1 / 64, 0.1, 1 / 8, 0.3])
-@pytest.mark.parametrize("network", [UNet, WGANUNet])
+@pytest.mark.parametrize("network", [UNet, WGANUNet, DistributionUNet])
 def test_architecture_and_width_are_recognised(tmp_path, network, width):
     original = network(width)
     path = tmp_path / "weights.pth"

@@ -47,9 +47,9 @@ def test_vivid_is_as_strong_as_what_is_believed():
     index = {tuple(colour): place for place, colour in enumerate(colours.tolist())}
     red, blue, anti_red = index[0.5, 0.0], index[0.0, 0.5], index[-0.5, 0.0]
     sure = believes({red: 1.0}, {blue: 1.0})
-    torch.testing.assert_close(distribution.vivid(sure), distribution.mean(sure))
+    torch.testing.assert_close(distribution.vivid(sure), distribution.EMPHASIS * distribution.mean(sure))
     torn = believes({red: 0.5, blue: 0.5}, {red: 1.0})  # means of length 0.354 and 0.5, strengths of 0.5 both
-    gain = 1.0 / (0.5**0.5 / 2 + 0.5)
+    gain = distribution.EMPHASIS * 1.0 / (0.5**0.5 / 2 + 0.5)
     torch.testing.assert_close(distribution.vivid(torn), gain * distribution.mean(torn))
     lost = believes({red: 0.52, anti_red: 0.48})
     torch.testing.assert_close(distribution.vivid(lost), distribution.MOST_GAIN * distribution.mean(lost))
@@ -59,11 +59,14 @@ def test_vivid_is_as_strong_as_what_is_believed():
     assert distribution.vivid(gray).abs().max() == 0
 
 
-def test_entropy_is_0_where_sure_and_counts_bits():
-    logits = torch.full((1, distribution.COLOURS, 1, 2), -1e4)
-    logits[0, 7] = 0.0
-    logits[0, 8:11, 0, 1] = 0.0  # four colours alike
-    torch.testing.assert_close(distribution.entropy(logits)[0, 0, 0], torch.tensor([0.0, 2.0]))
+def test_vivid_does_not_mistake_the_palettes_coding_for_doubt():
+    """Sure of a chroma that lies between the palette's colours, a network still has to name four of them."""
+    chroma = 0.3 * chroma_of(cube())  # (1, 2, 1, N), pale
+    indices, shares = distribution.encode(chroma[0, :, 0].T)
+    logits = torch.full((1, distribution.COLOURS, 1, len(indices)), -1e4)
+    logits[0, :, 0] = logits[0, :, 0].T.scatter(1, indices, shares.clamp(min=1e-9).log()).T
+    torch.testing.assert_close(distribution.mean(logits), chroma, atol=1e-5, rtol=0)
+    torch.testing.assert_close(distribution.vivid(logits), distribution.EMPHASIS * chroma, atol=1e-4, rtol=1e-3)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_shared_out_colours():

@@ -407,8 +407,11 @@ def test_a_file_that_may_not_be_read_is_told(colorizer, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- styles
 
 
-class Believes(torch.nn.Module):
+class Believes(DistributionUNet):
     """A 'network' that believes three parts in one colour of the palette and one part in another, everywhere."""
+
+    def __init__(self):
+        super().__init__(width=1 / 64)
 
     def forward(self, gray):
         logits = torch.full((1, distribution.COLOURS, gray.shape[2] // 2, gray.shape[3] // 2), -1e4)
@@ -422,7 +425,7 @@ def distributed():
     network = DistributionUNet(width=1 / 16)
     with torch.no_grad():
         network.head.weight.mul_(400)  # untrained, it believes in all colours alike
-    return Colorizer(MeanColour(network), 32, device="cpu")
+    return Colorizer(network, 32, device="cpu")
 
 
 def test_styles_are_the_distributions_mean_and_its_strength():
@@ -430,8 +433,10 @@ def test_styles_are_the_distributions_mean_and_its_strength():
     assert colorizer.styles == STYLES
     colours = distribution.palette()[[20, 150]].numpy()
     mean, strength = [0.75, 0.25] @ colours, [0.75, 0.25] @ np.linalg.norm(colours, axis=1)
+    indices, shares = distribution.encode(torch.from_numpy(mean[None].astype(np.float32)))
+    kept = (shares[0] * distribution.palette()[indices[0]].norm(dim=1)).sum().item()
     levels = np.full((32, 48), 128, np.uint8)
-    for style, gain in (("safe", 1.0), ("vivid", min(distribution.MOST_GAIN, strength / np.linalg.norm(mean)))):
+    for style, gain in (("safe", 1.0), ("vivid", min(distribution.MOST_GAIN, distribution.EMPHASIS * strength / kept))):
         rgb = np.asarray(colorizer.colorize(levels, strength=0.3, style=style)).astype(float)
         assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * gain * mean)).max() <= 1
     default = np.asarray(colorizer.colorize(levels))
@@ -474,20 +479,12 @@ def test_raw_output_of_a_distribution_is_squashed_too(distributed):
     assert not np.array_equal(gray_of(raw), levels)
 
 
-def test_entropy_says_where_the_network_guesses(distributed):
-    sure = Colorizer(MeanColour(Believes()), 32, device="cpu").entropy(np.zeros((40, 40), np.uint8))
-    np.testing.assert_allclose(sure, 0.811278, rtol=1e-4)  # of a coin that falls 3 to 1, in bits
-    assert np.ptp(distributed.entropy(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8))) > 0.01
-
-
 def test_a_network_of_one_colour_has_one_style(colorizer, gray_image):
     assert colorizer.styles == ("safe",)
     same = colorizer.colorize(gray_image, style="safe")
     np.testing.assert_array_equal(np.asarray(same), np.asarray(colorizer.colorize(gray_image)))
     with pytest.raises(ValueError, match="no style 'vivid'; try strength"):
         colorizer.colorize(gray_image, style="vivid")
-    with pytest.raises(ValueError, match="cannot say how sure it is"):
-        colorizer.entropy(gray_image)
     with pytest.raises(ValueError, match="style must be one of safe, vivid, got 'loud'"):
         colorizer.colorize(gray_image, style="loud")
 

@@ -1,11 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from colorize_utils.models import (
     Critic,
     DecoderBlock,
     Discriminator,
+    DistributionUNet,
     EncoderBlock,
     LuminanceKept,
     UNet,
@@ -130,6 +132,62 @@ def test_unet_computes_what_the_submission_writes(tiny_unet):
     tiny_unet(gray)  # moves the running statistics away from their start
     tiny_unet.eval()
     torch.testing.assert_close(tiny_unet(gray), literal_unet(tiny_unet.state_dict(), gray))
+
+
+def distribution_keys():
+    plan = {"encoder1": (4, 64), "encoder2": (64, 128), "encoder3": (128, 256), "encoder4": (256, 512)}
+    plan |= {"encoder5": (512, 512), "decoder4": (1024, 256), "decoder3": (512, 256), "decoder2": (384, 128)}
+    keys = {}
+    for block, (inputs, outputs) in (plan | {"decoder1": (192, 64)}).items():
+        keys[f"{block}.conv.0.weight"] = (outputs, inputs, 3, 3)
+        keys |= batch_norm(f"{block}.conv.1", outputs)
+        keys[f"{block}.conv.3.weight"] = (outputs, outputs, 3, 3)
+        keys |= batch_norm(f"{block}.conv.4", outputs)
+    return keys | {"head.weight": (221, 64, 1, 1), "head.bias": (221,)}
+
+
+def test_the_distributions_keys_and_shapes_are_those_of_the_checkpoints_handed_out():
+    with torch.device("meta"):
+        state = DistributionUNet().state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == distribution_keys()
+
+
+def test_the_distributions_unet_is_the_submissions_at_half_the_size():
+    """Its forward pass by the submission's, written out, with the keys renamed: four gray pixels are one of four
+    channels in [−1, 1], and a level of the U-Net is missing."""
+    torch.manual_seed(0)
+    network = DistributionUNet(1 / 16)
+    gray = torch.rand(2, 1, 64, 96)
+    network(gray)  # moves the running statistics away from their start
+    state = network.eval().state_dict()
+    quads = 2 * F.pixel_unshuffle(gray, 2) - 1
+
+    def block(name, x):
+        for conv, norm in ((0, 1), (3, 4)):
+            x = F.conv2d(x, state[f"{name}.conv.{conv}.weight"], padding=1)
+            kinds = ("running_mean", "running_var", "weight", "bias")
+            x = F.relu(F.batch_norm(x, *(state[f"{name}.conv.{norm}.{kind}"] for kind in kinds)))
+        return x
+
+    skips = [block("encoder1", quads)]
+    for level in range(2, 6):
+        skips.append(block(f"encoder{level}", F.max_pool2d(skips[-1], 2)))
+    x = skips.pop()
+    for level in range(4, 0, -1):
+        up = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        x = block(f"decoder{level}", torch.cat([up, skips.pop()], dim=1))
+    expected = F.conv2d(x, state["head.weight"], state["head.bias"])
+    assert expected.shape == (2, 221, 32, 48)
+    torch.testing.assert_close(network(gray), expected)
+
+
+def test_the_deep_blocks_of_the_distributions_unet_drop_out():
+    with torch.device("meta"):
+        network = DistributionUNet(1 / 16, dropout_rate=0.3)
+    dropping = {
+        name for name, block in network.named_children() if any(isinstance(m, nn.Dropout) for m in block.modules())
+    }
+    assert dropping == {"encoder4", "encoder5", "decoder4", "decoder3"}
 
 
 def test_wgan_unet_computes_what_the_submission_writes():

@@ -125,19 +125,24 @@ def test_a_page_has_examples_failures_colours_and_species(tmp_path, known):
         return gray_floor(gray)
 
     species = {str(index): f"species {index % 3}" for index in range(40)} if known else {}
-    paths = report(tmp_path / "page", dataset, {"safe": gray_floor, "vivid": spy}, species.get, seed=3)
+    paths = report(tmp_path / "page", "petals", dataset, {"safe": spy, "vivid": gray_floor}, species.get, seed=3)
     assert [path.name for path in paths] == ["grid.png", "failures.png", "report.md"]
     text = paths[-1].read_text()
     for image in re.findall(r"\]\((.*?)\)", text):
         assert Image.open(tmp_path / "page" / image).width > 600  # four columns: gray, safe, vivid, original
     assert ("species 2" in text) == known
-    assert "seed 3" in text
+    assert text.startswith("# petals\n\n40 pictures. Pictures picked by seed 3:")
+    assert "from the 8 worst (safe) by CIEDE2000" in text
 
     # The failures are the worst by CIEDE2000: here all eight that are shown.
     errors = [judged.ciede2000 for judged in judge(gray_floor, dataset)]
     worst = np.sort(np.argsort(errors)[-8:])
     assert torch.equal(shown[-1], dataset[worst][1])
-    again = report(tmp_path / "again", dataset, {"safe": gray_floor, "vivid": gray_floor}, species.get, seed=3)
+    again = report(
+        tmp_path / "again", "petals", dataset, {"safe": gray_floor, "vivid": gray_floor}, species.get, seed=3
+    )
     assert again[0].read_bytes() == paths[0].read_bytes()
-    other = report(tmp_path / "other", dataset, {"safe": gray_floor, "vivid": gray_floor}, species.get, seed=4)
+    other = report(
+        tmp_path / "other", "petals", dataset, {"safe": gray_floor, "vivid": gray_floor}, species.get, seed=4
+    )
     assert other[0].read_bytes() != paths[0].read_bytes()

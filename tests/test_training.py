@@ -16,7 +16,7 @@ from colorize_utils.data import generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
 from colorize_utils.errors import DeviceError, TrainingError
 from colorize_utils.losses import distribution_loss
-from colorize_utils.metrics import Validation, gray_floor, mean_chroma_floor, scoreboard
+from colorize_utils.metrics import Validation, gray_floor, mean_chroma_floor, scoreboard, validate
 from colorize_utils.models import MeanColour, UNet, build_generator
 from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
 from colorize_utils.training import CURVES, Diverged, Trainer, train
@@ -533,20 +533,44 @@ def test_without_an_adversary_a_step_is_plain_descent(splits):
 
 
 def test_what_is_kept_is_the_moving_average(splits, tmp_path):
-    """After n steps the average is d·average + (1 − d)·weights, n times over, from the first step's weights on."""
-    trainer = Trainer(tiny(DISTRIBUTION, average=0.5), splits, CPU)
+    """After each step d·average + (1 − d)·weights, where d is at most the recipe's and begins lower."""
+    trainer = Trainer(tiny(DISTRIBUTION, average=0.2), splits, CPU)
     real, gray = splits.train[list(range(8))]
     expected = None
     for step in range(3):
         trainer.step(real, gray, generator_for(step))
         weights = trainer.generator.head.weight.detach().clone()
-        expected = weights if expected is None else 0.5 * expected + 0.5 * weights
+        decay = (0.0, 2 / 11, 0.2)[step]
+        expected = weights if expected is None else decay * expected + (1 - decay) * weights
         torch.testing.assert_close(trainer.kept.head.weight, expected)
-    run(tiny(DISTRIBUTION, average=0.5), splits, tmp_path)
+    seen = []
+    history = run(tiny(DISTRIBUTION, average=0.5), splits, tmp_path, on_epoch=lambda *now: seen.append(now[2]))
     state = state_of(tmp_path)
     saved = load_file(tmp_path / "last.safetensors")
     assert not torch.equal(saved["head.weight"], state["generator"]["head.weight"])
-    assert torch.equal(saved["head.weight"], state["average"]["module.head.weight"])
+    averaged = {key.removeprefix("module."): value for key, value in state["average"].items() if key != "n_averaged"}
+    assert same(saved, averaged)
+    assert not torch.equal(saved["encoder1.conv.1.running_mean"], state["generator"]["encoder1.conv.1.running_mean"])
+    assert same(seen[-1].generator.state_dict(), saved)
+    kept = load_generator(tmp_path / "last.safetensors").predictor
+    validated = validate(kept, torch.nn.MSELoss(), make_loader(splits.val, TINY["batch_size"]))
+    assert history["psnr"][-1] == pytest.approx(validated.psnr, abs=1e-3)
+
+
+def test_a_short_run_keeps_what_it_learned(tmp_path):
+    """The first weights, which know nothing, do not stay in the average for long."""
+    flowers = load_splits("generated", 32, count=100, cache=None)
+    short = tiny(DISTRIBUTION, width=1 / 8, epochs=5, average=0.999)
+    averaged = run(short, flowers, tmp_path / "averaged")
+    plain = run(replace(short, average=0.0), flowers, tmp_path / "plain")
+    assert averaged["psnr"][-1] > plain["psnr"][-1] - 1.5
+
+
+def test_what_somebody_else_draws_changes_nothing(splits, tmp_path):
+    """Dropout's numbers follow from the step, too."""
+    plain = run(tiny(DISTRIBUTION), splits, tmp_path / "plain")
+    disturbed = run(tiny(DISTRIBUTION), splits, tmp_path / "disturbed", on_epoch=lambda *_: torch.rand(1))
+    assert plain["generator_loss"] == disturbed["generator_loss"]
 
 
 def test_augmented_pictures_are_used_where_the_recipe_says_so(splits, tmp_path):
