@@ -22,7 +22,7 @@ def alike(recipe: Recipe, **scale) -> Recipe:
     """A recipe at the scale of a comparison: `scale` replaces its fields of that name. The learning rate falls to 0,
     because a short run ends in the middle of things otherwise, and a critic takes two batches' worth of pictures."""
     changed = replace(recipe, decay=True, **scale)
-    return replace(changed, critic_batch_size=2 * changed.batch_size)
+    return replace(changed, critic_batch_size=2 * changed.batch_size) if recipe.adversary == "critic" else changed
 
 
 @dataclass(frozen=True)
