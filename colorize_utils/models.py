@@ -9,8 +9,6 @@ VGG blocks: Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Lar
 Pictures are float tensors: gray (B, 1, H, W) and colour (B, 3, H, W) in RGB, both in [0, 1].
 """
 
-import inspect
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -202,7 +200,7 @@ class DistributionUNet(nn.Module):
     The submission's U-Net with three changes. It works at half the picture's size, four gray pixels being the four
     channels of one: chroma is all that it answers with, and the eye does not see it sharper, while an answer costs a
     quarter. Each place gets a distribution over colours in place of one colour. And the deep blocks, which decide what
-    a thing is and have nearly all of the weights, drop out features, because the pictures to learn from are few.
+    a thing is and have most of the weights, drop out features, because the pictures to learn from are few.
 
     Raises ValueError where the input has not one channel, or a side is not a multiple of 32.
     """
@@ -366,17 +364,16 @@ def build_generator(architecture: str, width: float = 1.0, bounded: bool = False
     """A generator by the name of its architecture: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN) or
     "distribution-unet".
 
-    Raises ValueError where there is no such architecture, or it has no such option.
+    bounded: not for "distribution-unet"; dropout: not for "wgan-unet". Raises ValueError where there is no such
+    architecture.
     """
     if architecture not in GENERATORS:
         raise ValueError(f"no architecture {architecture!r}; there are {', '.join(GENERATORS)}")
-    options = {"bounded": bounded, "dropout_rate": dropout}
-    network = GENERATORS[architecture]
-    known = inspect.signature(network).parameters
-    for name in [name for name in options if name not in known]:
-        if options.pop(name):
-            raise ValueError(f"{architecture} has no option {name}")
-    return network(width=width, **options)
+    if architecture == "unet":
+        return UNet(width, dropout, bounded)
+    if architecture == "wgan-unet":
+        return WGANUNet(width, bounded)
+    return DistributionUNet(width, dropout)
 
 
 def predictor(generator: nn.Module, keep_luminance: bool = False) -> nn.Module:

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from colorize_utils.recipes import GAN_L1, GAN_MSE, RECIPES, WGAN_GP, Recipe
+from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP, Recipe
 
 
 def test_numbers_are_the_submissions():
@@ -55,3 +55,16 @@ def test_recipes_are_frozen_and_survive_json():
 def test_nonsense_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(GAN_L1, **change)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change", "message"),
+    [
+        (DISTRIBUTION, {"bounded": True}, "bounded is for generators that paint"),
+        (DISTRIBUTION, {"keep_luminance": False}, "cannot but keep_luminance"),
+        (WGAN_GP, {"dropout": 0.1}, "dropout is for the U-Nets of VGG blocks"),
+    ],
+)
+def test_what_a_generator_does_not_have_is_refused(recipe, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(recipe, **change)
