@@ -106,7 +106,7 @@ DISTRIBUTION = Recipe(
     "distribution",
     generator="distribution-unet",
     adversary="none",  # it is the distribution that keeps colours from fading, and says by how much they did
-    lambda_rec=10.0,  # of the distribution's mean: together with 1 of cross-entropy, neither term rules
+    lambda_rec=10.0,  # of the distribution's mean, beside a cross-entropy of some nats
     epochs=120,
     size=64,
     width=0.5,

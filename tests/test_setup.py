@@ -191,3 +191,12 @@ def test_the_default_colorizer_stays_calm_where_there_is_no_flower(style, most):
     ranges = [np.ptp(picture.astype(int), axis=-1) for picture in (painted, photograph)]
     assert ranges[0].mean() < most * ranges[1].mean()
     assert np.percentile(ranges[0], 99) < 128
+
+
+SKY = pytest.mark.xfail(strict=True, reason="the bundled network paints an empty picture of middle gray as a sky")
+
+
+@pytest.mark.parametrize("level", [0, pytest.param(60, marks=SKY), pytest.param(128, marks=SKY), 200, 255])
+def test_the_default_colorizer_stays_calm_where_there_is_nothing(level):
+    rgb = np.asarray(Colorizer.from_checkpoint(device="cpu").colorize(Image.new("L", (200, 150), level))).astype(int)
+    assert (rgb.max(axis=-1) - rgb.min(axis=-1)).mean() < 60
