@@ -175,21 +175,23 @@ class Colorizer:
         small = _resize(gray, side, side)
         if self.has_distribution:
             chroma = _STYLES[style](self._logits(small))
-            return with_chroma(_unit(small), _enlarge(chroma, side, side))[0]
+            return with_chroma(_unit(small[None]), _enlarge(chroma, side, side))[0]
         return self._predict(small)[0]
 
     def _logits(self, levels: np.ndarray) -> Tensor:
         """A network's distribution for 8-bit gray (h, w) of even sides, (1, COLOURS, h/2, w/2): the (geometric) mean of
         what it believes of the picture and of its mirror image."""
-        one = self._predict(levels)
-        other = self._predict(np.ascontiguousarray(levels[:, ::-1])).flip(-1)
-        return (one + other) / 2
+        # As one batch: at 64×64 on two cores a third faster than one after the other, because PyTorch leaves the small
+        # layers of a single picture to a slower convolution.
+        one, other = self._predict(levels, levels[:, ::-1]).split(1)
+        return (one + other.flip(-1)) / 2
 
     @torch.inference_mode()
-    def _predict(self, levels: np.ndarray) -> Tensor:
-        """The network's output on the CPU for 8-bit gray (h, w); padded for the poolings by repeating the edge."""
-        gray = _unit(levels)
-        h, w = levels.shape
+    def _predict(self, *levels: np.ndarray) -> Tensor:
+        """The network's output (B, C, …) on the CPU for 8-bit gray pictures, B of one shape (h, w); padded for the
+        poolings by repeating the edge."""
+        gray = _unit(np.stack(levels))
+        h, w = gray.shape[-2:]
         multiple = 2**POOLINGS
         padded = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
         with self._one_at_a_time:
@@ -199,7 +201,7 @@ class Colorizer:
 
 
 def _unit(levels: np.ndarray) -> Tensor:
-    return unit(torch.from_numpy(levels))[None, None]  # (1, 1, h, w)
+    return unit(torch.from_numpy(levels))[:, None]  # (B, h, w) → (B, 1, h, w)
 
 
 def _resize(gray: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -414,7 +414,7 @@ class Believes(DistributionUNet):
         super().__init__(width=1 / 64)
 
     def forward(self, gray):
-        logits = torch.full((1, distribution.COLOURS, gray.shape[2] // 2, gray.shape[3] // 2), -1e4)
+        logits = torch.full((len(gray), distribution.COLOURS, gray.shape[2] // 2, gray.shape[3] // 2), -1e4)
         logits[:, 20], logits[:, 150] = np.log(0.75), np.log(0.25)
         return logits
 
