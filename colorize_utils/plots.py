@@ -32,14 +32,19 @@ MAX_SNAPSHOTS = 8
 def plot_history(
     history: Mapping[str, Sequence[float]], title: str = "", others: Mapping[str, Mapping[str, Sequence[float]]] = {}
 ) -> Figure:
-    """The seven curves of a run over its epochs, called `title`; `others` are more runs to draw beside it, by name."""
+    """The seven curves of a run over its epochs, called `title`; `others` are more runs to draw beside it, by name.
+
+    A curve that no run has, such as a discriminator's where there is none, leaves its place empty.
+    """
     figure = Figure(figsize=(14, 6), layout="constrained")
     *axes, spare = figure.subplots(2, 4).flat
+    runs = {title: history, **others}
     for axis, (curve, (name, label)) in zip(axes, CURVE_TITLES.items(), strict=True):
-        for run, curves in {title: history, **others}.items():
+        for run, curves in runs.items():
             values = curves.get(curve, [])
             axis.plot(range(1, len(values) + 1), values, label=run, marker="." if len(values) < 30 else None)
         _over_epochs(axis, name, label)
+        axis.set_visible(any(curves.get(curve) for curves in runs.values()))
     spare.axis("off")
     if others:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right")

@@ -46,6 +46,7 @@ from colorize_utils.recipes import Recipe
 
 STEP_LOSSES = ("discriminator_loss", "generator_loss", "reconstruction_loss", "adversarial_loss", "mse")
 CURVES = (*STEP_LOSSES, "validation_loss", "psnr", "ssim", "mae", "seconds")
+ADVERSARY_CURVES = ("discriminator_loss", "adversarial_loss")  # empty where a recipe has no adversary
 CHECK_EVERY = 20  # steps between two looks at whether the losses are finite: each look waits for a GPU
 
 History = dict[str, list[float]]
@@ -223,7 +224,8 @@ class Trainer:
             "seconds": time.perf_counter() - start,
         }
         for curve, number in numbers.items():
-            self.history[curve].append(number)
+            if self.discriminator is not None or curve not in ADVERSARY_CURVES:
+                self.history[curve].append(number)
         self.epoch += 1
         self.step_losses, self.epoch_seconds = [], 0.0
 

@@ -36,6 +36,13 @@ def test_runs_are_compared_in_the_same_axes():
     assert [text.get_text() for text in legend.get_texts()] == ["gan-l1", "gan-mse"]
 
 
+def test_a_curve_that_no_run_has_leaves_its_place_empty():
+    alone = HISTORY | {"discriminator_loss": []}
+    shown = [axis.get_visible() for axis in plot_history(alone).axes]
+    assert shown == [False, *[True] * 7]
+    assert all(axis.get_visible() for axis in plot_history(alone, others={"gan-l1": HISTORY}).axes)
+
+
 def test_an_empty_history_is_drawn_too():
     assert len(plot_history({}).axes) == 8
 

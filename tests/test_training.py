@@ -19,7 +19,7 @@ from colorize_utils.losses import distribution_loss
 from colorize_utils.metrics import Validation, gray_floor, mean_chroma_floor, scoreboard, validate
 from colorize_utils.models import MeanColour, UNet, build_generator
 from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
-from colorize_utils.training import CURVES, Diverged, Trainer, train
+from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Trainer, train
 
 TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2, "critic_batch_size": 12}
 CPU = torch.device("cpu")
@@ -530,6 +530,15 @@ def test_without_an_adversary_a_step_is_plain_descent(splits):
         torch.testing.assert_close(reported, expected)
     for parameter, reference in zip(ours.generator.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(parameter, reference, atol=2e-6, rtol=1e-4)
+
+
+def test_without_an_adversary_there_are_no_curves_of_one(splits, tmp_path):
+    recipe = tiny(DISTRIBUTION, epochs=2)
+    history = run(recipe, splits, tmp_path)
+    assert {curve for curve, values in history.items() if not values} == set(ADVERSARY_CURVES)
+    assert {len(values) for curve, values in history.items() if curve not in ADVERSARY_CURVES} == {2}
+    kept = load_generator(tmp_path / "best.safetensors").metadata["metrics"]
+    assert set(kept) == set(CURVES) - set(ADVERSARY_CURVES)
 
 
 def test_what_is_kept_is_the_moving_average(splits, tmp_path):
