@@ -6,7 +6,7 @@
 # make notebooks              run the notebooks for real and keep their outputs (pictures: COLORIZE_DATA)
 # make release                train the submission's recipes in full (a GPU, hours) and write their files to hand out
 # make wheel                  build dist/colorize_utils-*.whl, weights included
-# make clean                  remove what the others made, but no pictures
+# make clean                  remove what the others made, but no pictures and no weights
 
 PYTHON ?= python3
 VENV := .venv
@@ -70,4 +70,4 @@ $(VENV)/installed-lab: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) build dist/*.whl *.egg-info .pytest_cache .ruff_cache .coverage
