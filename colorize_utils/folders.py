@@ -14,7 +14,7 @@ from colorize_utils.inference import Colorizer
 from colorize_utils.pictures import WRITABLE, is_picture, save_picture, without_warnings
 
 ADDITION = "-colorized"
-# While the network has one picture, others are read, merged and written: on two cores, two at once took two thirds
+# While one picture is in the network, others are read, merged and written: on two cores, two at once took two thirds
 # of the time that one at a time took (tests/benchmarks/folder.py), and more gained nothing.
 AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 
@@ -68,8 +68,9 @@ def colorize_files(
         save_picture(colorizer.colorize(original, **how), target, original)
         return True
 
+    workers = max(1, min(AT_ONCE, len(jobs)))
     # Around all threads, because what one of them does to the filters of warnings, it does to all.
-    with without_warnings(), ThreadPoolExecutor(AT_ONCE) as pool:
+    with without_warnings(), colorizer.shared_by(workers), ThreadPoolExecutor(workers) as pool:
         try:
             running = [pool.submit(colorize, *job) for job in jobs]
             bar = tqdm(running, desc="colorizing", unit="pic", disable=not progress or len(jobs) < 2)

@@ -5,12 +5,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
 from colorize_utils import fast
 from colorize_utils.errors import DeviceError
 from colorize_utils.fast import Int8Network, folded
+from colorize_utils.folders import colorize_files
 from colorize_utils.inference import Colorizer
 from colorize_utils.models import DistributionUNet, LuminanceKept, UNet, WGANUNet
 
@@ -61,24 +63,77 @@ def test_a_compiled_colorizer_paints_the_same(tiny_unet, monkeypatch):
     assert asked == [{"freezing": True}]
 
 
-def test_the_network_takes_one_picture_at_a_time_while_others_are_read():
-    class Busy(nn.Module):
-        inside = most = 0
+class Meeting(nn.Module):
+    """A network that notes how many pictures are in it at once, and how many threads each has."""
 
-        def forward(self, gray):
-            Busy.inside += 1
-            Busy.most = max(Busy.most, Busy.inside)
-            time.sleep(0.02)
-            Busy.inside -= 1
-            return gray.expand(-1, 3, -1, -1)
+    def __init__(self):
+        super().__init__()
+        self.inside = self.most = 0
+        self.threads = set()
 
-    colorizer = Colorizer(Busy(), 32, device="cpu")
-    threads = [threading.Thread(target=colorizer.colorize, args=(np.zeros((32, 32), np.uint8),)) for _ in range(6)]
+    def __deepcopy__(self, memo):  # so that the colorizer's is the one that is looked at
+        return self
+
+    def forward(self, gray):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        self.threads.add(torch.get_num_threads())
+        time.sleep(0.05)
+        self.inside -= 1
+        return gray.expand(-1, 3, -1, -1)
+
+
+def colorize_in_threads(colorizer, count):
+    threads = [threading.Thread(target=colorizer.colorize, args=(np.zeros((32, 32), np.uint8),)) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert Busy.most == 1
+
+
+def test_the_network_takes_one_picture_at_a_time_while_others_are_read():
+    network = Meeting()
+    colorize_in_threads(Colorizer(network, 32, device="cpu"), 6)
+    assert network.most == 1
+    assert network.threads == {torch.get_num_threads()}
+
+
+def test_a_shared_network_takes_a_picture_on_each_share_of_the_cores():
+    network, threads = Meeting(), torch.get_num_threads()
+    colorizer = Colorizer(network, 32, device="cpu")
+    with pytest.raises(KeyError), colorizer.shared_by(2):
+        colorize_in_threads(colorizer, 2)
+        raise KeyError
+    assert network.most == 2
+    assert network.threads == {max(1, threads // 2)}
+
+    network.most = 0
+    assert torch.get_num_threads() == threads
+    colorize_in_threads(colorizer, 3)
+    assert network.most == 1
+
+
+def test_a_compiled_network_is_not_shared(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, options: network)
+    network, threads = Meeting(), torch.get_num_threads()
+    colorizer = Colorizer(network, 32, device="cpu", compile=True)
+    with colorizer.shared_by(2):
+        colorize_in_threads(colorizer, 3)
+    assert network.most == 1
+    assert network.threads == {threads}
+
+
+def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
+    network, threads = Meeting(), torch.get_num_threads()
+    colorizer = Colorizer(network, 32, device="cpu")
+    for name in ("a", "b", "c", "d"):
+        Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
+    colorize_files(colorizer, [tmp_path / "a.png"], progress=False)
+    assert network.threads == {threads}
+    report = colorize_files(colorizer, [tmp_path], progress=False)
+    assert len(report.written) == 5  # the single one's result is a picture of the folder, too
+    assert network.most >= 2
+    assert torch.get_num_threads() == threads
 
 
 # ---------------------------------------------------------------- int8
