@@ -14,8 +14,8 @@ from colorize_utils.inference import Colorizer
 from colorize_utils.pictures import WRITABLE, is_picture, save_picture, without_warnings
 
 ADDITION = "-colorized"
-# While one picture is in the network, others are read, merged and written: on two cores, two at once took two thirds
-# of the time that one at a time took (tests/benchmarks/folder.py), and more gained nothing.
+# While one picture is in the network, others are read, merged and written: on two cores, two at once took little more
+# than half of the time that one at a time took (bundled network, tests/benchmarks/folder.py), and more gained nothing.
 AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 
 

@@ -104,7 +104,7 @@ class Colorizer:
         """Within the block, the threads that colorize on a CPU do not wait for one another: each of the `workers` has
         its share of the cores. On a GPU, in int8 and compiled they take turns as ever.
 
-        A folder then takes a tenth less time with the bundled network, a sixth with a U-Net of full width at 256×256
+        A folder then takes about a sixth less time, with the bundled network as with a U-Net of full width at 256×256
         (two cores), because cores do not wait for each other at the end of each layer. It takes the memory of as many
         pictures. The number of threads is the whole process's and is put back afterwards.
         """
