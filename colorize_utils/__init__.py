@@ -1,8 +1,24 @@
 """GAN colorization: gray pictures in, colour pictures out.
 
-Import what you need from its room: `colorize_utils.inference.Colorizer` colorizes, `colorize_utils.training.train`
-trains, `colorize_utils.models` holds the networks. Importing the package itself loads nothing else, so that
-`python -m colorize_utils --help` answers at once.
+The three names that most users need are here: `Colorizer` colorizes, `train` trains, `load_splits` loads the pictures
+to learn from. They are imported when they are first used, so that importing the package loads nothing, not even torch.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from colorize_utils.data import load_splits
+    from colorize_utils.inference import Colorizer
+    from colorize_utils.training import train
+
 __version__ = "0.1.0"
+__all__ = ["Colorizer", "__version__", "load_splits", "train"]
+
+_HOMES = {"Colorizer": "inference", "load_splits": "data", "train": "training"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

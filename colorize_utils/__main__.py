@@ -1,4 +1,4 @@
-"""`python -m colorize_utils`: see cli.py."""
+"""`python -m colorize_utils`: see cli/."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the folder for what can be made or fetched again."""
 
 import glob
 import os
@@ -8,11 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 _ABANDONED = 3600  # seconds after which a temporary file that nobody writes to is taken away
 
 
+def cache_folder() -> Path:
+    """Where the project keeps downloads and decoded pictures: `COLORIZE_CACHE`, else the platform's own place for
+    caches (~/.cache/colorize_utils on Linux)."""
+    return Path(os.environ.get("COLORIZE_CACHE") or platformdirs.user_cache_dir("colorize_utils", appauthor=False))
+
+
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes `path`'s place when the block ends well, and is deleted
     when it does not. Readers see the old file or the new one, never a part; so does whoever pulls the plug."""
     path.parent.mkdir(parents=True, exist_ok=True)

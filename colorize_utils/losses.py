@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from colorize_utils import distribution
-from colorize_utils.luminance import chroma_of
+from colorize_utils import palette
+from colorize_utils.colour import chroma_of
 
 RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
 """Reconstruction terms by name. L1 is the mean of |Y − Ŷ|: its best single guess is, channel by channel, the median of
@@ -25,8 +25,8 @@ def distribution_loss(logits: Tensor, real: Tensor) -> Tensor:
     favour rare colours.
     """
     chroma = chroma_of(F.avg_pool2d(real, kernel_size=2))
-    indices, shares = distribution.encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))  # (N, 4) each, N = B·H/2·W/2
-    beliefs = logits.permute(0, 2, 3, 1).reshape(-1, distribution.COLOURS).log_softmax(dim=1)  # (N, COLOURS)
+    indices, shares = palette.encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))  # (N, 4) each, N = B·H/2·W/2
+    beliefs = logits.permute(0, 2, 3, 1).reshape(-1, palette.COLOURS).log_softmax(dim=1)  # (N, COLOURS)
     return -(beliefs.gather(1, indices) * shares).sum(dim=1).mean()
 
 
@@ -60,19 +60,19 @@ def wasserstein_loss(fake_scores: Tensor) -> Tensor:
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, random: torch.Generator | None = None
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: torch.Generator | None = None
 ) -> Tensor:
     """Mean over the batch of (‖∇ₓ̂ D(x̂)‖₂ − 1)², x̂ = ε·real + (1 − ε)·fake, one ε ~ U[0, 1] a picture.
 
     Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1, lines 4–7 (without its λ).
 
-    real, fake: (B, 3, H, W), same shape; no gradient flows back into `fake`'s generator. random: a CPU generator that
+    real, fake: (B, 3, H, W), same shape; no gradient flows back into `fake`'s generator. rng: a CPU generator that
     ε is drawn from. Computed in float32 whatever the surrounding autocast says, since the square of a small gradient
     underflows in half precision. Returns a scalar, differentiable in the critic's weights.
     """
     with torch.autocast(real.device.type, enabled=False):
         real, fake = real.detach().float(), fake.detach().float()
-        epsilon = torch.rand(len(real), 1, 1, 1, generator=random).to(real.device)
+        epsilon = torch.rand(len(real), 1, 1, 1, generator=rng).to(real.device)
         mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)  # (B, 3, H, W)
         # The scores are summed: a critic without batch statistics gives each picture its own gradient.
         (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)  # (B, 3, H, W)

@@ -15,7 +15,7 @@ from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from colorize_utils.luminance import luma
+from colorize_utils.colour import luma
 
 SSIM_WINDOW = 11  # pixels: the Gaussian window of Wang et al. 2004; no smaller picture can be scored
 MAX_PSNR = 100.0  # dB: what identical pictures score, where the formula says infinity and a mean would be lost
@@ -188,12 +188,12 @@ class Score:
 Predictor = Callable[[Tensor], Tensor]  # gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]
 
 
-def gray_floor(gray: Tensor) -> Tensor:
+def gray_baseline(gray: Tensor) -> Tensor:
     """The trivial answer: the gray picture itself, (B, 3, H, W)."""
     return gray.expand(-1, 3, -1, -1)
 
 
-def mean_chroma_floor(loader: DataLoader) -> Predictor:
+def mean_chroma_baseline(loader: DataLoader) -> Predictor:
     """The next trivial answer: gray plus the mean chroma of the training pictures, the same at every pixel."""
     total, pixels = torch.zeros(3, dtype=torch.float64), 0
     for colour, _ in loader:

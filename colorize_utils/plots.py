@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from colorize_utils.data import levels_of
-from colorize_utils.files import written_whole
+from colorize_utils.colour import levels_of
+from colorize_utils.files import atomic_write
 
 # Curve → (title, axis label), in the submission's order.
 CURVE_TITLES = {
@@ -133,6 +133,6 @@ def figure_png(figure: Figure, dpi: int = 100) -> bytes:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Writes a figure in the format of `path`'s suffix, whole or not at all."""
-    with written_whole(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         figure.savefig(temporary, dpi=100)
     return Path(path)

@@ -3,7 +3,10 @@
 `dataclasses.replace(GAN_L1, epochs=5)` makes a variant; to add a recipe, add one here and to `RECIPES`.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+
+RENAMED = {"average": "ema_decay"}  # names in checkpoints that earlier versions wrote → those of today
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Recipe:
     # What helps a network that has few pictures to learn from; the submission has none of it.
     augment: bool = False  # True: training pictures turned, scaled, shifted, lit otherwise, anew in each epoch
     dropout: float = 0.0  # share of features dropped at the end of a U-Net's blocks
-    average: float = 0.0  # decay of the moving average of the generator's weights that is kept in their place; 0: none
+    ema_decay: float = (
+        0.0  # decay of the moving average of the generator's weights that is kept in their place; 0: none
+    )
 
     def __post_init__(self) -> None:
         choices = {
@@ -59,7 +64,7 @@ class Recipe:
         for field in ("epochs", "size", "batch_size", "n_critic", "critic_batch_size", "learning_rate", "width"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"recipe {self.name}: {field} must be positive, got {getattr(self, field)}")
-        for field in ("dropout", "average"):
+        for field in ("dropout", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"recipe {self.name}: {field} must lie in [0, 1), got {getattr(self, field)}")
         if self.bounded and self.generator == "distribution-unet":
@@ -79,6 +84,11 @@ class Recipe:
         if not self.decay:
             return self.learning_rate
         return self.learning_rate * min(1.0, 2 * (1 - epoch / self.epochs))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> "Recipe":
+        """A recipe from what `as_dict` gave, now or in an earlier version, which lacks what was added since."""
+        return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
 
     def as_dict(self) -> dict:
         """Plain values, ready for JSON."""
@@ -118,6 +128,6 @@ DISTRIBUTION = Recipe(
     flip=True,
     augment=True,
     dropout=0.2,
-    average=0.999,  # over the last thousand steps
+    ema_decay=0.999,  # over the last thousand steps
 )
 RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP, DISTRIBUTION)}

@@ -28,8 +28,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from colorize_utils import checkpoints, losses
-from colorize_utils.augmentation import augmented
-from colorize_utils.data import EpochBatches, PairDataset, Splits, flip_some, generator_for, make_loader
+from colorize_utils.data import EpochBatches, PairDataset, Splits, generator_for, make_loader
+from colorize_utils.data.augmentation import augmented, flip_some
 from colorize_utils.devices import (
     Precision,
     choose_device,
@@ -39,7 +39,7 @@ from colorize_utils.devices import (
     keep_freed_memory,
 )
 from colorize_utils.errors import TrainingError
-from colorize_utils.files import written_whole
+from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Validation, validate
 from colorize_utils.models import Critic, Discriminator, MeanColour, build_generator, predictor
 from colorize_utils.recipes import Recipe
@@ -64,7 +64,7 @@ class Trainer:
         device: torch.device,
         precision: str = "auto",
         seed: int = 0,
-        compile: bool = False,
+        compiled: bool = False,
     ):
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
         self.precision = Precision(device, precision)
@@ -84,17 +84,17 @@ class Trainer:
         for network in self.networks.values():
             if device.type == "cuda":  # the layout of its tensor cores; on a CPU, training in it is no faster
                 network.to(memory_format=torch.channels_last)
-            if compile:
+            if compiled:
                 network.compile()
-        self.average = None
-        if recipe.average:
-            average = _moving_average(recipe.average)
-            self.average = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
+        self.ema = None
+        if recipe.ema_decay:
+            average = _moving_average(recipe.ema_decay)
+            self.ema = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
         self.kept_predictor = predictor(self.kept, recipe.keep_luminance)
         # Pictures that a critic takes at a time: a batch of the original's networks at their size, more of smaller
         # ones, where 64 at once made a step 24 to 60 % shorter than 8 by 8 (64×64 and 32×32, two CPU cores).
-        part = recipe.batch_size * (256 / recipe.size) ** 2 / recipe.width
-        self.part = max(recipe.batch_size, int(part))
+        micro_batch = recipe.batch_size * (256 / recipe.size) ** 2 / recipe.width
+        self.micro_batch = max(recipe.batch_size, int(micro_batch))
         adam = {"lr": recipe.learning_rate, "betas": recipe.betas, "fused": device.type in ("cpu", "cuda")}
         self.optimizer_g = Adam(self.generator.parameters(), **adam)
         self.optimizer_d = None if self.discriminator is None else Adam(self.discriminator.parameters(), **adam)
@@ -108,7 +108,7 @@ class Trainer:
 
     # ------------------------------------------------------------ the algorithm
 
-    def step(self, real: Tensor, gray: Tensor, random: torch.Generator) -> Tensor:
+    def step(self, real: Tensor, gray: Tensor, rng: torch.Generator) -> Tensor:
         """One turn: discriminator (or critic) first, then generator. Returns the five `STEP_LOSSES`, detached.
 
         real (B, 3, H, W) and gray (B, 1, H, W) in [0, 1], on the trainer's device.
@@ -116,8 +116,8 @@ class Trainer:
         recipe = self.recipe
         fake, logits = self.generate(gray)  # (B, 3, H, W); the generator does not change until its own step
         d_loss = adversarial = torch.zeros((), device=self.device)  # of a recipe without an adversary
-        for real_batch, fake_batch in self.adversary_batches(real, fake, random):
-            d_loss = self.update_discriminator(real_batch, fake_batch, random)
+        for real_batch, fake_batch in self.adversary_batches(real, fake, rng):
+            d_loss = self.update_discriminator(real_batch, fake_batch, rng)
 
         with frozen(self.discriminator), self.precision.autocast():
             if self.discriminator is not None:
@@ -128,8 +128,8 @@ class Trainer:
                 g_loss = g_loss + recipe.lambda_dist * losses.distribution_loss(logits, real)
             self.precision.backward(g_loss, "generator")
         self.precision.step(self.optimizer_g, "generator")
-        if self.average is not None:
-            self.average.update_parameters(self.generator)
+        if self.ema is not None:
+            self.ema.update_parameters(self.generator)
 
         squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
@@ -142,7 +142,7 @@ class Trainer:
             logits = self.generator(gray).float()
             return self.predictor.colour(gray, logits), logits
 
-    def adversary_batches(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def adversary_batches(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """What the adversary learns from in one turn: a discriminator from the generator's own batch; a critic
         `n_critic` times from random pictures of its own, `critic_batch_size` of them."""
         if self.recipe.adversary == "discriminator":
@@ -151,28 +151,28 @@ class Trainer:
             return
         pictures = self.splits.train
         for _ in range(self.recipe.n_critic):
-            chosen = torch.randperm(len(pictures), generator=random)[: self.recipe.critic_batch_size]
+            chosen = torch.randperm(len(pictures), generator=rng)[: self.recipe.critic_batch_size]
             critic_real, critic_gray = (batch.to(self.device) for batch in pictures[chosen.numpy()])
             with torch.no_grad():
                 critic_fake, _ = self.generate(critic_gray)
             yield critic_real, critic_fake
 
-    def update_discriminator(self, real: Tensor, fake: Tensor, random: torch.Generator) -> Tensor:
+    def update_discriminator(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
         """One Adam step of the discriminator or critic on real and generated pictures, (B, 3, H, W) each.
 
-        A critic's 64 pictures are taken `part` at a time and their gradients added up: it treats each picture on its
-        own, so that this is the same step in a fraction of the memory. A discriminator's batch is one such part.
+        A critic's 64 pictures are taken `micro_batch` at a time and their gradients added up: it treats each picture on
+        its own, so that this is the same step in a fraction of the memory. A discriminator's batch is one micro-batch.
         """
         total = torch.zeros((), device=self.device)
-        for real_part, fake_part in zip(real.split(self.part), fake.split(self.part), strict=True):
+        for real_micro, fake_micro in zip(real.split(self.micro_batch), fake.split(self.micro_batch), strict=True):
             with self.precision.autocast():
-                real_scores, fake_scores = self.discriminator(real_part), self.discriminator(fake_part)
+                real_scores, fake_scores = self.discriminator(real_micro), self.discriminator(fake_micro)
                 loss = self.discriminator_loss(real_scores.float(), fake_scores.float())
                 if self.recipe.adversary == "critic":
                     # By `forward`, which is never the compiled one: that has no second derivatives.
-                    penalty = losses.gradient_penalty(self.discriminator.forward, real_part, fake_part, random)
+                    penalty = losses.gradient_penalty(self.discriminator.forward, real_micro, fake_micro, rng)
                     loss = loss + self.recipe.lambda_gp * penalty
-            loss = loss * (len(real_part) / len(real))
+            loss = loss * (len(real_micro) / len(real))
             self.precision.backward(loss, "discriminator")
             total += loss.detach()
         self.precision.step(self.optimizer_d, "discriminator")
@@ -194,15 +194,15 @@ class Trainer:
         done = len(self.step_losses)
         with tqdm(total=len(batches), initial=done, desc=label, leave=False, disable=not progress) as bar:
             for indices in batches:
-                random = generator_for(self.seed, self.epoch, len(self.step_losses), 1)
-                torch.manual_seed(random.initial_seed())  # of dropout
+                rng = generator_for(self.seed, self.epoch, len(self.step_losses), 1)
+                torch.manual_seed(rng.initial_seed())  # of dropout
                 real, gray = train[indices]
                 if self.recipe.flip:
-                    real, gray = flip_some(real, gray, random)
+                    real, gray = flip_some(real, gray, rng)
                 if self.recipe.augment:  # where the pictures are: not every device can do it
-                    real, gray = augmented(real, random)
+                    real, gray = augmented(real, rng)
                 real, gray = real.to(self.device), gray.to(self.device)
-                self.step_losses.append(self.step(real, gray, random))
+                self.step_losses.append(self.step(real, gray, rng))
                 if len(self.step_losses) % CHECK_EVERY == 0:
                     self.require_finite()
                 self.epoch_seconds = time.perf_counter() - start
@@ -252,7 +252,7 @@ class Trainer:
         """What has a state of its own, under the names that it has in a saved one."""
         parts = {
             **self.networks,
-            "average": self.average,
+            "ema": self.ema,
             "optimizer_g": self.optimizer_g,
             "optimizer_d": self.optimizer_d,
         }
@@ -261,7 +261,7 @@ class Trainer:
     @property
     def kept(self) -> nn.Module:
         """The generator whose weights are validated and kept: the moving average, where there is one."""
-        return self.generator if self.average is None else self.average.module
+        return self.generator if self.ema is None else self.ema.module
 
     def state_dict(self) -> dict:
         """Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` can read it back."""
@@ -318,7 +318,7 @@ def train(
     seed: int = 0,
     save_minutes: float = 5.0,
     progress: bool = True,
-    compile: bool = False,
+    compiled: bool = False,
     on_epoch: Callable[[int, History, nn.Module], None] | None = None,
 ) -> History:
     """Trains `recipe` on `splits` (of the recipe's size) and keeps the run in `folder`; returns its curves.
@@ -327,7 +327,7 @@ def train(
         without decay the number of epochs; any other change of recipe, seed or pictures is refused.
     precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere) or one by name.
     save_minutes: how much work a killed run may lose at most; the state is also saved at the end of the run.
-    compile: compiles both networks at the first steps, for long runs on a GPU: on a CPU that takes minutes. The curves
+    compiled: compiles both networks at the first steps, for long runs on a GPU: on a CPU that takes minutes. The curves
         differ by rounding.
     on_epoch: called after each epoch with the number of epochs done, the curves and the generator (in training mode),
         keeping luminance if the recipe says so.
@@ -340,16 +340,16 @@ def train(
     device = choose_device(device)
     if device.type == "cpu":
         keep_freed_memory()
-    splits = _at_hand(splits, device)
+    splits = _on_device(splits, device)
     size = splits.train.pictures.shape[1]
     if size != recipe.size:
         raise TrainingError(f"the pictures are {size}×{size}, the recipe is for {recipe.size}×{recipe.size}")
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is told now, not after an epoch
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
     saver = _Saver(folder, 60 * save_minutes)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         try:
-            trainer = Trainer(recipe, splits, device, precision, seed, compile)
+            trainer = Trainer(recipe, splits, device, precision, seed, compiled)
             saver.restore(trainer, resume)
             while trainer.epoch < recipe.epochs:
                 trainer.run_epoch(progress, lambda: saver.after_step(trainer))
@@ -372,7 +372,7 @@ def train(
     return trainer.history
 
 
-def _at_hand(splits: Splits, device: torch.device) -> Splits:
+def _on_device(splits: Splits, device: torch.device) -> Splits:
     """Training and validation pictures on a GPU that has the room: 8-bit, they need 0.2 GB a thousand at 256×256."""
     parts = {"train": splits.train, "val": splits.val}
     need = sum(len(part) * part.pictures[0].nbytes for part in parts.values())
@@ -417,8 +417,7 @@ class _Saver:
 
     def _require_same_run(self, trainer: Trainer, state: dict) -> None:
         ours = trainer.recipe.as_dict() | {"seed": trainer.seed, "pictures": trainer.pictures}
-        # A recipe of an earlier version lacks what was added since, and did without it.
-        theirs = Recipe(**state["recipe"]).as_dict() | {"seed": state["seed"], "pictures": state["pictures"]}
+        theirs = Recipe.from_dict(state["recipe"]).as_dict() | {"seed": state["seed"], "pictures": state["pictures"]}
         differing = [name for name in ours if ours[name] != theirs.get(name) and name not in self.MAY_CHANGE]
         if trainer.recipe.decay and ours["epochs"] != theirs["epochs"]:
             differing.append("epochs")  # the learning rate would have been another from the start
@@ -435,18 +434,18 @@ class _Saver:
     def after_epoch(self, trainer: Trainer) -> None:
         losses_so_far = trainer.history["validation_loss"]
         if losses_so_far[-1] == min(losses_so_far):
-            with self._told_if_unwritable():
+            with self._reporting_write_errors():
                 checkpoints.save(self.best_path, trainer.kept, self._metadata(trainer))
         if trainer.epoch == trainer.recipe.epochs or time.monotonic() - self.saved_at >= self.seconds:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         trainer.require_finite()
-        with self._told_if_unwritable():
+        with self._reporting_write_errors():
             checkpoints.save(self.last_path, trainer.kept, self._metadata(trainer))
-            with written_whole(self.history_path) as temporary:
+            with atomic_write(self.history_path) as temporary:
                 temporary.write_text(json.dumps(trainer.history), encoding="utf-8")
-            with written_whole(self.state_path) as temporary:
+            with atomic_write(self.state_path) as temporary:
                 torch.save(trainer.state_dict(), temporary)
         self._mark_good(trainer)
 
@@ -455,7 +454,7 @@ class _Saver:
         self.last_good = f"{self.state_path} (epoch {trainer.epoch + 1}, step {len(trainer.step_losses)})"
 
     @contextmanager
-    def _told_if_unwritable(self) -> Iterator[None]:
+    def _reporting_write_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:  # of a full disk each library makes its own

@@ -1,5 +1,6 @@
 """What every test gets: its own cache, no data set of the machine's, and no network but the loopback."""
 
+import os
 import socket
 
 import numpy as np
@@ -11,7 +12,8 @@ from colorize_utils import checkpoints
 from colorize_utils.data import load_splits
 from colorize_utils.models import UNet
 
-torch.set_num_threads(2)
+# Two, as on the machine of a CI; one where that is asked for: beside other work, threads that wait for each other crawl.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture(autouse=True)

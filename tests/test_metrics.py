@@ -9,14 +9,14 @@ from torch import nn
 
 from colorize_utils import metrics
 from colorize_utils.data import PairDataset, make_loader
-from colorize_utils.generated import generate_flowers
-from colorize_utils.metrics import gray_floor, mean_chroma_floor, scoreboard, validate
+from colorize_utils.data.synthetic import synthetic_flowers
+from colorize_utils.metrics import gray_baseline, mean_chroma_baseline, scoreboard, validate
 
 
 @pytest.fixture(scope="module")
 def pictures():
     """(fake, real), (4, 3, 40, 40): generated flowers and a noisy version."""
-    real = torch.from_numpy(generate_flowers(4, 40, seed=5)).permute(0, 3, 1, 2) / 255
+    real = torch.from_numpy(synthetic_flowers(4, 40, seed=5)).permute(0, 3, 1, 2) / 255
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
     strength = torch.tensor([0.01, 0.05, 0.1, 0.3])[:, None, None, None]
     return (real + strength * noise).clamp(0, 1), real
@@ -90,7 +90,7 @@ class Half(nn.Module):
 
 
 def test_validate_averages_over_batches_as_the_submission_does():
-    loader = make_loader(PairDataset(generate_flowers(5, 32)), batch_size=4)  # batches of 4 and 1
+    loader = make_loader(PairDataset(synthetic_flowers(5, 32)), batch_size=4)  # batches of 4 and 1
     generator = Half().train()
     loss, psnr, ssim, mae = validate(generator, nn.functional.mse_loss, loader)
     assert not generator.ran_in_training_mode
@@ -110,7 +110,7 @@ def test_validate_averages_over_batches_as_the_submission_does():
 
 
 def test_validate_per_picture_does_not_depend_on_the_batch_size():
-    dataset = PairDataset(generate_flowers(5, 32))
+    dataset = PairDataset(synthetic_flowers(5, 32))
     results = [
         validate(Half(), nn.functional.mse_loss, make_loader(dataset, size), per_picture=True) for size in (1, 4, 5)
     ]
@@ -132,34 +132,34 @@ def test_validate_takes_its_numbers_outside_autocast():
         assert fake.dtype == torch.float32
         return nn.functional.mse_loss(fake, real)
 
-    loader = make_loader(PairDataset(generate_flowers(3, 32)), 2)
+    loader = make_loader(PairDataset(synthetic_flowers(3, 32)), 2)
     result = validate(Inside(), criterion, loader, autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     assert result == pytest.approx(validate(Half(), nn.functional.mse_loss, loader), rel=1e-2)
 
 
 def test_validate_of_nothing_is_an_error():
-    loader = make_loader(PairDataset(generate_flowers(2, 32)).head(0), 1)
+    loader = make_loader(PairDataset(synthetic_flowers(2, 32)).head(0), 1)
     with pytest.raises(ValueError, match="validation loader is empty"):
         validate(Half(), nn.functional.mse_loss, loader)
 
 
 def test_scoreboard_puts_everyone_through_the_same_pictures():
-    dataset = PairDataset(generate_flowers(7, 32, seed=2))
+    dataset = PairDataset(synthetic_flowers(7, 32, seed=2))
     real, gray = dataset[list(range(7))]
     truth = {key.numpy().tobytes(): colour for key, colour in zip(gray, real, strict=True)}
     predictors = {
         "perfect": lambda batch: torch.stack([truth[picture.numpy().tobytes()] for picture in batch]),
-        "gray": gray_floor,
-        "mean": mean_chroma_floor(make_loader(dataset, 3)),
+        "gray": gray_baseline,
+        "mean": mean_chroma_baseline(make_loader(dataset, 3)),
     }
     scores = {score.name: score for score in scoreboard(predictors, make_loader(dataset, 3))}
     assert list(scores) == ["perfect", "gray", "mean"]
-    perfect, floor = scores["perfect"], scores["gray"]
+    perfect, baseline = scores["perfect"], scores["gray"]
     assert (perfect.pictures, perfect.psnr, perfect.mae, perfect.ciede2000) == (7, 100, 0, 0)
     assert perfect.colourfulness_ratio == pytest.approx(1, rel=1e-6)
-    assert floor.colourfulness_ratio == 0
-    assert floor.psnr == pytest.approx(metrics.psnr(gray.expand(-1, 3, -1, -1), real).mean().item(), rel=1e-5)
-    assert floor.mse > scores["mean"].mse > 0
+    assert baseline.colourfulness_ratio == 0
+    assert baseline.psnr == pytest.approx(metrics.psnr(gray.expand(-1, 3, -1, -1), real).mean().item(), rel=1e-5)
+    assert baseline.mse > scores["mean"].mse > 0
     table = metrics.format_scores(list(scores.values()))
     assert table.count("\n") == 4
     assert "| perfect | 100.00 | 1.000 |" in table
@@ -173,4 +173,4 @@ def test_scoreboard_clamps_what_leaves_the_unit_range():
 
 def test_scoreboard_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no pictures to score"):
-        scoreboard({"gray": gray_floor}, [])
+        scoreboard({"gray": gray_baseline}, [])

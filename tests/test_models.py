@@ -295,7 +295,7 @@ def test_width_and_architecture_are_checked():
 
 
 def test_luminance_kept_adds_chroma_alone(tiny_unet):
-    from colorize_utils.luminance import luma
+    from colorize_utils.colour import luma
 
     gray = torch.rand(2, 1, 32, 32)
     colour = LuminanceKept(tiny_unet.eval())(gray)

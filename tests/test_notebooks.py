@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import torch
 
-from colorize_utils.profiles import PROFILES
+from colorize_utils.notebook.profiles import PROFILES
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))

@@ -18,12 +18,13 @@ from safetensors import safe_open
 from sklearn.datasets import load_sample_image
 
 from colorize_utils import __version__
-from colorize_utils.checkpoints import BUNDLED, CATALOGUE, DEFAULT, verify
+from colorize_utils.checkpoints import BUNDLED, DEFAULT, REGISTRY, verify
 from colorize_utils.data import load_splits, make_loader, sample_photograph
 from colorize_utils.inference import Colorizer
 from colorize_utils.metrics import scoreboard
 
 ROOT = Path(__file__).parent.parent
+SOURCES = "colorize_utils/*.py"
 COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lacks the notebooks install
     "gdown": "5.2.2",
     "ipywidgets": "7.7.1",
@@ -36,19 +37,17 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
     "torchvision": "0.26.0",
     "tqdm": "4.67.3",
 }
-# Who may import whom: each from those before it only.
-LAYERS = [
-    "__init__",
-    "errors files luminance generated recipes",
-    "distribution augmentation pictures cache profiles",
-    "models losses",
-    "devices data",
-    "metrics checkpoints plots fast",
-    "bootstrap training inference",
-    "notebook",
-    "folders",
-    "comparison report",
-    "cli widgets",
+# Who may import whom: a floor those below it only, and a room what stands before it on its own floor. Not named are a
+# package's __init__, which hands on the names of its rooms, and the package's own, which imports lazily.
+FLOORS = [
+    "errors files recipes palette colour",
+    "models losses devices metrics",
+    "data.cache data.synthetic data.pictures data.augmentation data.pairs",
+    "checkpoints.state checkpoints.hub plots",
+    "training inference.quantization inference.colorizer inference.batch",
+    "evaluation.comparison evaluation.report",
+    "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
+    "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.release",
     "__main__",
 ]
 
@@ -104,16 +103,22 @@ def test_the_repositorys_address_stands_once():
     assert holders == ["pyproject.toml"]
 
 
-def test_parts_import_downwards_only():
-    level = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
-    for path in tracked("colorize_utils/*.py"):
+def test_rooms_import_downwards_only():
+    rooms = [room for floor in FLOORS for room in floor.split()]
+    level = {room: number for number, room in enumerate(rooms)}
+    for room in rooms:  # a wing is as high as its highest room
+        wing = room.partition(".")[0]
+        level[wing] = max(level.get(wing, 0), level[room])
+    modules = {path: path.relative_to(ROOT / "colorize_utils").with_suffix("").parts for path in tracked(SOURCES)}
+    names = {path: ".".join(parts) for path, parts in modules.items() if parts[-1] != "__init__"}
+    assert set(names.values()) == set(rooms)
+    for path, room in names.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("colorize_utils"):
                 inner = node.module.removeprefix("colorize_utils").removeprefix(".")
-                for name in [inner] if inner else [alias.name for alias in node.names]:
-                    used = level.get(name, 0)  # a name of the package itself, such as __version__
-                    assert used < level[path.stem] or used == 0, f"{path.name} imports {name}"
-    assert {path.stem for path in tracked("colorize_utils/*.py")} == set(level)
+                for name in [alias.name for alias in node.names]:
+                    used = next((one for one in (f"{inner}.{name}".strip("."), inner) if one in level), None)
+                    assert used is None or level[used] < level[room], f"{room} imports {used}"
 
 
 def test_importing_everything_downloads_seeds_and_shows_nothing():
@@ -123,7 +128,7 @@ import torch
 socket.socket.connect = lambda *_: sys.exit("the network was used")
 torch.manual_seed(5)
 before = torch.get_rng_state(), random.getstate()
-import colorize_utils.cli, colorize_utils.folders, colorize_utils.plots, colorize_utils.training
+import colorize_utils.cli, colorize_utils.inference, colorize_utils.plots, colorize_utils.training
 assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
 print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.modules)))
 """
@@ -138,20 +143,20 @@ def test_the_version_is_the_packages():
 # ---------------------------------------------------------------- the bundled weights
 
 
-def test_bundled_weights_are_what_the_catalogue_says():
-    entry = CATALOGUE[DEFAULT]
+def test_bundled_weights_are_what_the_registry_says():
+    entry = REGISTRY[DEFAULT]
     assert entry.sources[0].startswith("bundled:")
     path = BUNDLED / entry.sources[0].removeprefix("bundled:")
     assert verify(path, entry) == entry.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert path.stat().st_size == entry.bytes <= 25_000_000
+    assert path.stat().st_size == entry.length <= 25_000_000
     with safe_open(path, "pt") as file:
         assert {"recipe", "architecture", "width", "size", "metrics", "versions"} <= set(file.metadata())
 
 
 def test_the_model_card_names_the_file_and_its_checksum():
     card = (BUNDLED / "README.md").read_text()
-    assert CATALOGUE[DEFAULT].sha256 in card
-    assert CATALOGUE[DEFAULT].sources[0].removeprefix("bundled:") in card
+    assert REGISTRY[DEFAULT].sha256 in card
+    assert REGISTRY[DEFAULT].sources[0].removeprefix("bundled:") in card
 
 
 @pytest.mark.skipif("COLORIZE_TEST_FLOWERS" not in os.environ, reason="needs the real flowers-102/")

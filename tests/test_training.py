@@ -16,7 +16,7 @@ from colorize_utils.data import generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
 from colorize_utils.errors import DeviceError, TrainingError
 from colorize_utils.losses import distribution_loss
-from colorize_utils.metrics import Validation, gray_floor, mean_chroma_floor, scoreboard, validate
+from colorize_utils.metrics import Validation, gray_baseline, mean_chroma_baseline, scoreboard, validate
 from colorize_utils.models import MeanColour, UNet, build_generator
 from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
 from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Trainer, train
@@ -116,7 +116,7 @@ def test_a_critics_batch_in_parts_is_the_same_step(splits):
     for part in (4, 12):
         torch.manual_seed(0)
         trainer = Trainer(tiny(WGAN_GP), splits, CPU)
-        trainer.part = part
+        trainer.micro_batch = part
         real, gray = splits.train[list(range(12))]
         trainer.optimizer_d.step = lambda *_, t=trainer: gradients.append(
             [parameter.grad.clone() for parameter in t.discriminator.parameters()]
@@ -134,7 +134,7 @@ def test_compiled_networks_train_the_same(splits, monkeypatch, recipe):
     losses = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        trainer = Trainer(tiny(recipe), splits, CPU, compile=compiled)
+        trainer = Trainer(tiny(recipe), splits, CPU, compiled=compiled)
         batch = splits.train[list(range(8))]
         losses.append(torch.stack([trainer.step(*batch, generator_for(number)) for number in range(2)]))
         keys = list(trainer.state_dict()["discriminator"])
@@ -203,8 +203,8 @@ def test_a_network_learns_from_generated_flowers(tmp_path):
 
     colorizer = Colorizer.from_checkpoint(tmp_path / "best.safetensors", "cpu")
     predictors = {
-        "gray": gray_floor,
-        "constant": mean_chroma_floor(make_loader(splits.train, 32)),
+        "gray": gray_baseline,
+        "constant": mean_chroma_baseline(make_loader(splits.train, 32)),
         "learned": colorizer.predictor(),
     }
     scores = {score.name: score for score in scoreboard(predictors, make_loader(splits.test, 24))}
@@ -546,7 +546,7 @@ def test_without_an_adversary_there_are_no_curves_of_one(splits, tmp_path):
 
 def test_what_is_kept_is_the_moving_average(splits, tmp_path):
     """After each step d·average + (1 − d)·weights, where d is at most the recipe's and begins lower."""
-    trainer = Trainer(tiny(DISTRIBUTION, average=0.2), splits, CPU)
+    trainer = Trainer(tiny(DISTRIBUTION, ema_decay=0.2), splits, CPU)
     real, gray = splits.train[list(range(8))]
     expected = None
     for step in range(3):
@@ -556,7 +556,7 @@ def test_what_is_kept_is_the_moving_average(splits, tmp_path):
         expected = weights if expected is None else decay * expected + (1 - decay) * weights
         torch.testing.assert_close(trainer.kept.head.weight, expected)
     seen = []
-    history = run(tiny(DISTRIBUTION, average=0.5), splits, tmp_path, on_epoch=lambda *now: seen.append(now[2]))
+    history = run(tiny(DISTRIBUTION, ema_decay=0.5), splits, tmp_path, on_epoch=lambda *now: seen.append(now[2]))
     state = state_of(tmp_path)
     saved = load_file(tmp_path / "last.safetensors")
     assert not torch.equal(saved["head.weight"], state["generator"]["head.weight"])
@@ -572,9 +572,9 @@ def test_what_is_kept_is_the_moving_average(splits, tmp_path):
 def test_a_short_run_keeps_what_it_learned(tmp_path):
     """The first weights, which know nothing, do not stay in the average for long."""
     flowers = load_splits("generated", 32, count=100, cache=None)
-    short = tiny(DISTRIBUTION, width=1 / 8, epochs=5, average=0.999)
+    short = tiny(DISTRIBUTION, width=1 / 8, epochs=5, ema_decay=0.999)
     averaged = run(short, flowers, tmp_path / "averaged")
-    plain = run(replace(short, average=0.0), flowers, tmp_path / "plain")
+    plain = run(replace(short, ema_decay=0.0), flowers, tmp_path / "plain")
     assert averaged["psnr"][-1] > plain["psnr"][-1] - 1.5
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from colorize_utils.data import EpochBatches, PairDataset, load_splits
+from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.devices import keep_freed_memory
-from colorize_utils.generated import generate_flowers
 
 BATCH = 8
 
@@ -45,7 +45,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder, cache = Path(options.data or temporary), Path(temporary) / "cache"
         if not options.data:
-            for index, picture in enumerate(generate_flowers(20 if options.toy else options.count, 320)):
+            for index, picture in enumerate(synthetic_flowers(20 if options.toy else options.count, 320)):
                 Image.fromarray(picture).save(folder / f"{index:04}.jpg", quality=90)
         for size in (64, 256):
             ours = load_splits(folder, size, cache=cache, progress=False).train

@@ -19,9 +19,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from colorize_utils import folders
 from colorize_utils.checkpoints import DEFAULT, load_generator, save
-from colorize_utils.inference import Colorizer
+from colorize_utils.inference import Colorizer, batch
 from colorize_utils.models import UNet
 
 
@@ -53,13 +52,13 @@ def process(arguments: list[str]) -> tuple[float, float]:
 
 
 def colorize_album(colorizer: Colorizer, photographs: list[Path], output: Path, at_once: int) -> float:
-    folders.AT_ONCE, before = at_once, folders.AT_ONCE
+    batch.AT_ONCE, before = at_once, batch.AT_ONCE
     try:
         return measure.seconds(
-            lambda: folders.colorize_files(colorizer, photographs, output, overwrite=True, progress=False)
+            lambda: batch.colorize_files(colorizer, photographs, output, overwrite=True, progress=False)
         )
     finally:
-        folders.AT_ONCE = before
+        batch.AT_ONCE = before
 
 
 def network_alone(colorizer: Colorizer, photograph: Path, times: int) -> float:
@@ -87,7 +86,7 @@ def main() -> None:
             ways = {
                 "network alone": lambda c=colorizer, s=some: network_alone(c, s[0], len(s)),
                 "one at a time": lambda c=colorizer, s=some: colorize_album(c, s, here / "out", 1),
-                "as it comes": lambda c=colorizer, s=some: colorize_album(c, s, here / "out", folders.AT_ONCE),
+                "as it comes": lambda c=colorizer, s=some: colorize_album(c, s, here / "out", batch.AT_ONCE),
             }
             rounds = [{name: way() for name, way in ways.items()} for _ in range(min(3, options.rounds))]
             times = {name: statistics.median(turn[name] for turn in rounds) for name in ways}

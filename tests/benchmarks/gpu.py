@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from colorize_utils.data import PairDataset, Splits, generator_for, load_splits, make_loader
-from colorize_utils.generated import generate_flowers
+from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.metrics import validate
 from colorize_utils.recipes import GAN_L1, WGAN_GP, Recipe
 from colorize_utils.training import Trainer, train
@@ -89,7 +89,7 @@ def speed(options, device: torch.device, results: dict) -> None:
     size, width = (32, 1 / 16) if options.toy else (256, 1.0)
     batches = (8, 16) if options.toy else (8, 16, 32, 64, 128)
     count = 2 * max(batches) if options.toy else PICTURES
-    drawn = generate_flowers(min(DRAWN, count), size)
+    drawn = synthetic_flowers(min(DRAWN, count), size)
     base = replace(GAN_L1, size=size, width=width)
     machine = measure.limits(device.type, torch.bfloat16 if device.type == "cuda" else torch.float32, options.toy)
     results["machine"] = measure.describe(machine, device.type)

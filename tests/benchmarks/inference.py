@@ -19,7 +19,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from colorize_utils.checkpoints import DEFAULT
-from colorize_utils.data import sample_photograph, unit
+from colorize_utils.colour import unit
+from colorize_utils.data import sample_photograph
 from colorize_utils.errors import DeviceError
 from colorize_utils.inference import Colorizer
 from colorize_utils.models import UNet
@@ -77,9 +78,9 @@ def warm(options, folder: Path) -> dict:
     with torch.inference_mode():
         expected = theirs(gray)
 
-    ways = {"Colorizer": {}, "Colorizer(compile=True)": {"compile": True}, "Colorizer(int8=True)": {"int8": True}}
+    ways = {"Colorizer": {}, "Colorizer(compiled=True)": {"compile": True}, "Colorizer(int8=True)": {"int8": True}}
     if options.toy:  # a compiler takes its half minute whatever the size
-        del ways["Colorizer(compile=True)"]
+        del ways["Colorizer(compiled=True)"]
     sides, differences = {"literal cell": (literal_cell, (options.toy, path, size, {}))}, {}
     for name, how in ways.items():
         try:

@@ -1,0 +1,282 @@
+"""The hub: checkpoints that have a name, where they come from, and whether they are what they should be.
+
+`fetch` turns a name of the registry, a link or a path into a verified local file; `load_generator` builds the network
+in it (state.py); `release` makes a run's checkpoint ready to be handed out.
+"""
+
+import hashlib
+import http.client
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from colorize_utils import __version__
+from colorize_utils.checkpoints.state import LoadedGenerator, file_kind, load_file, read_weights, save
+from colorize_utils.errors import CheckpointError
+from colorize_utils.files import atomic_write, cache_folder
+
+BUNDLED = Path(__file__).parent.parent / "weights"
+TIMEOUT = 30  # seconds without a byte before a server counts as gone
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """A checkpoint that has a name.
+
+    sources: tried in order; each is "bundled:FILE", "https://…", "drive:ID" (Google Drive) or "path:FILE".
+    size: the working size it was trained at, pixels a side. length (in bytes), sha256: None where not known; the hash
+    of the first download is then pinned, and a later change reported.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    architecture: str
+    width: float
+    size: int
+    licence: str
+    note: str
+    length: int | None = None
+    sha256: str | None = None
+    suffix: str = ".safetensors"
+
+
+DEFAULT = "flowers-64"
+REGISTRY = {
+    entry.name: entry
+    for entry in (
+        RegistryEntry(
+            name="flowers-64",
+            sources=("bundled:flowers-64.safetensors",),
+            architecture="distribution-unet",
+            width=0.5,
+            size=64,
+            licence="MIT",
+            note="a distribution over colours, trained at 64×64 on Flowers-102 and flower_photos",
+            length=7473618,
+            sha256="458a4d427be6805954ef66bcbd531d3e55f24191473130b478018f3fcb9b5996",
+        ),
+        RegistryEntry(
+            name="original-gan-l1",
+            sources=("drive:1aHGpMI5VdSlpQUcmUJnsR8ONWL2k_MOr",),
+            architecture="unet",
+            width=1.0,
+            size=256,
+            licence="not stated by its authors",
+            note="the original submission's GAN-L1, 350 epochs at 256×256, about 154 MB from Google Drive",
+            suffix=".pth",
+        ),
+    )
+}
+
+
+# ---------------------------------------------------------------- fetching
+
+
+def fetch(name_or_path: str | os.PathLike, cache: Path | None = None, progress: bool = True) -> Path:
+    """A local, verified file for a name of the registry, a link (https://…, Google Drive's among them), or a path
+    (returned as it is if it exists).
+
+    Downloads go to `cache` (default: `cache_folder()/checkpoints`), whole or not at all, and are verified at every use;
+    a file that is a web page, cut short or altered is deleted and the next source tried.
+
+    Raises CheckpointError with a line for each source that failed, and what to do about it.
+    """
+    entry = REGISTRY.get(os.fspath(name_or_path)) or _linked(os.fspath(name_or_path))
+    if entry is None:
+        path = Path(name_or_path).expanduser()
+        if path.is_file():
+            return path
+        if path.exists():
+            raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+        raise CheckpointError(
+            f"{name_or_path} is neither a file nor a known checkpoint; known are {', '.join(REGISTRY)}"
+        )
+    cache = cache or cache_folder() / "checkpoints"
+    failures = []
+    for source in entry.sources:
+        kind, _, where = source.partition(":")
+        try:
+            if kind in ("bundled", "path"):
+                path = BUNDLED / where if kind == "bundled" else Path(where).expanduser()
+                if not path.is_file():
+                    raise CheckpointError(f"{path} does not exist")
+                verify(path, entry)
+                return path
+            return _downloaded(entry, source, cache, progress)
+        except CheckpointError as error:
+            failures.append(f"{source}: {error}")
+    raise CheckpointError(
+        f"{entry.name} cannot be had. "
+        + "; ".join(failures)
+        + ". Get the file on another machine or in a browser, and pass its path (on Colab, upload it to your Drive and "
+        "pass /content/drive/MyDrive/FILE) as model_path"
+    )
+
+
+def _linked(link: str) -> RegistryEntry | None:
+    """An entry made up for a link that somebody pasted; None for what is no link."""
+    if not link.startswith(("https://", "http://")):
+        return None
+    url = urllib.parse.urlsplit(link)
+    suffix = Path(url.path).suffix if Path(url.path).suffix in (".safetensors", ".pth", ".pt") else ".pth"
+    name, source = f"link-{hashlib.sha256(link.encode()).hexdigest()[:12]}", link
+    if url.hostname == "drive.google.com":
+        found = re.search(r"/d/([\w-]+)", url.path) or re.search(r"(?:^|&)id=([\w-]+)", url.query)
+        if found is None:
+            raise CheckpointError(f"{link} names no file on Google Drive; share the file itself and copy its link")
+        source = f"drive:{found.group(1)}"
+    return RegistryEntry(name, (source,), "unknown", 1.0, 256, "unknown", link, suffix=suffix)
+
+
+def _downloaded(entry: RegistryEntry, source: str, cache: Path, progress: bool) -> Path:
+    path = cache / f"{entry.name}{entry.suffix}"
+    pin = path.with_name(path.name + ".sha256")
+    try:
+        if path.is_file():
+            try:
+                digest = verify(path, entry, _pinned(pin))
+                if _pinned(pin) != digest:
+                    _write_pin(pin, digest, path.name)
+                return path
+            except CheckpointError:
+                path.unlink()  # altered since it was fetched: get it anew
+        with atomic_write(path) as temporary:
+            download = _download_drive if source.startswith("drive:") else _download_http
+            download(source, temporary, path.name, progress)
+            digest = verify(temporary, entry, _pinned(pin), path.name)
+            if entry.sha256 is None:
+                read_weights(temporary, path.name)  # nothing else tells a whole file from one that was cut short
+        _write_pin(pin, digest, path.name)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {cache}: {error.strerror or error}; free some space, or set COLORIZE_CACHE to a folder "
+            "elsewhere"
+        ) from error
+    return path
+
+
+def _pinned(pin: Path) -> str | None:
+    """The hash that the first download had, from a file that `sha256sum -c` can read, too."""
+    words = pin.read_text(encoding="utf-8").split() if pin.is_file() else []
+    return words[0] if words else None
+
+
+def _write_pin(pin: Path, digest: str, name: str) -> None:
+    with atomic_write(pin) as temporary:
+        temporary.write_text(f"{digest}  {name}\n", encoding="utf-8")
+
+
+def _download_http(url: str, target: Path, name: str, progress: bool) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": f"colorize_utils/{__version__}"})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        raise CheckpointError(f"the server answered {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:  # no network, no such host, refused, timed out
+        raise CheckpointError(f"no answer ({getattr(error, 'reason', None) or error})") from error
+    with response, open(target, "wb") as file:
+        length = response.headers.get("Content-Length")
+        expected = int(length) if length and length.isdigit() else None
+        received = 0
+        with tqdm(total=expected, desc=name, unit="B", unit_scale=True, disable=not progress) as bar:
+            while True:
+                try:
+                    chunk = response.read(1 << 20)
+                except (OSError, http.client.HTTPException) as error:
+                    raise CheckpointError(f"the connection broke after {received:,} bytes ({error})") from error
+                if not chunk:
+                    break
+                file.write(chunk)
+                received += len(chunk)
+                bar.update(len(chunk))
+    if expected is not None and received != expected:
+        raise CheckpointError(f"cut short: {received:,} of {expected:,} bytes arrived")
+
+
+def _download_drive(source: str, target: Path, name: str, progress: bool) -> None:
+    import gdown
+
+    # In a folder of its own, since gdown leaves parts of a broken download beside its output.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        output = Path(folder) / name
+        try:
+            gdown.download(id=source.removeprefix("drive:"), output=str(output), quiet=not progress)
+            output.replace(target)
+        except Exception as error:  # gdown raises its own types, requests' and plain ones; all mean: no file
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise CheckpointError(f"Google Drive did not hand over {name} ({reason})") from error
+
+
+def verify(path: Path, entry: RegistryEntry, pinned: str | None = None, name: str | None = None) -> str:
+    """SHA-256 of a file that is a checkpoint and the one that the registry, or the first download, says.
+
+    Raises CheckpointError where it is a web page, a Git LFS pointer, of another length or of another hash.
+    """
+    name = name or path.name
+    file_kind(path, name)
+    length = path.stat().st_size
+    if entry.length is not None and length != entry.length:
+        raise CheckpointError(
+            f"{name} has {length:,} bytes, {entry.length:,} were expected: it is cut short or altered"
+        )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if entry.sha256 is not None and digest != entry.sha256:
+        raise CheckpointError(f"{name} was altered: its SHA-256 is {digest}, {entry.sha256} was expected")
+    if entry.sha256 is None and pinned is not None and digest != pinned:
+        raise CheckpointError(
+            f"{name} is not the file it was: its SHA-256 is {digest}, at first use it was {pinned}; if its owner "
+            f"replaced it and you trust the new one, delete {entry.name}{entry.suffix}.sha256 in the cache"
+        )
+    return digest
+
+
+# ---------------------------------------------------------------- loading and releasing
+
+
+def load_generator(
+    name_or_path: str | os.PathLike = DEFAULT,
+    architecture: str | None = None,
+    size: int | None = None,
+    progress: bool = True,
+) -> LoadedGenerator:
+    """The generator of a checkpoint by its name in the registry, a link, or a file's path.
+
+    architecture: what it must be, by default what the registry or the file says. size: overrides the working size,
+    which comes from the file's metadata or the registry, else is 256.
+
+    Raises CheckpointError where the file cannot be had or read, or fits another network (`state.load_file`).
+    """
+    path = fetch(name_or_path, progress=progress)
+    entry = REGISTRY.get(os.fspath(name_or_path))
+    if entry is None:
+        return load_file(path, architecture, size)
+    return load_file(path, architecture or entry.architecture, size, entry.name, otherwise=entry.size)
+
+
+def release(checkpoint: str | os.PathLike, name: str, folder: str | os.PathLike, half: bool = True) -> RegistryEntry:
+    """Writes a run's checkpoint as `folder`/`name`.safetensors, ready to be bundled or uploaded, and returns the line
+    that the registry needs for it; its source and licence are still to be filled in.
+
+    half: weights in 16 bits, half the file. Raises CheckpointError where the checkpoint cannot be read, or says nothing
+    of the recipe that made it.
+    """
+    if Path(name).name != name:
+        raise CheckpointError(f"{name!r} is no name for a checkpoint: it must be one for a file, without a folder")
+    loaded = load_generator(checkpoint, progress=False)
+    recipe = loaded.metadata.get("recipe")
+    if not (isinstance(recipe, dict) and "name" in recipe):
+        raise CheckpointError(f"{os.fspath(checkpoint)} does not say how it was trained; release a run's checkpoint")
+    path = save(Path(folder) / f"{name}.safetensors", loaded.network, loaded.metadata, half)
+    load_generator(path)  # 16 bits may not hold what 32 did
+    note = f"recipe {recipe['name']}, epoch {loaded.metadata.get('epoch')} of {recipe.get('epochs')}"
+    size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+    sources = (f"https://…/{path.name}",)
+    return RegistryEntry(name, sources, loaded.architecture, loaded.width, loaded.size, "…", note, size, digest)

@@ -1,0 +1,270 @@
+"""A checkpoint file: what it is, the plain state dict in it, the network that fits, and how one is written.
+
+`read_weights` turns a file into a plain state dict without ever running code from it; `load_file` builds the network
+that the state dict fits; `save` writes safetensors with the network's history in the metadata.
+"""
+
+import json
+import os
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata as package_metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from colorize_utils import __version__
+from colorize_utils.errors import CheckpointError
+from colorize_utils.files import atomic_write
+from colorize_utils.models import BASE_CHANNELS, GENERATORS, build_generator, predictor
+
+RESAVE = "torch.save(model.state_dict(), 'weights.pth')"
+
+
+def file_kind(path: Path, name: str) -> str:
+    """One of "safetensors", "zip" (torch.save) and "pickle" (torch.save before 1.6), told by content, not by suffix."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        raise CheckpointError(f"{name} is empty (0 bytes); download it again")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(
+            f"{name} is a web page, not a checkpoint (most likely Google Drive's download limit); try again tomorrow, "
+            "or download it in a browser and pass its path as model_path"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{name} is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    # safetensors first: its header's length may begin with any byte, a pickle's 0x80 among them.
+    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head[:1] == b"\x80":
+        return "pickle"
+    raise CheckpointError(f"{name} is not a checkpoint: neither safetensors nor written by torch.save, or cut short")
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A plain state dict on the CPU, and what the file says about itself (empty for a bare `.pth`)."""
+
+    state: dict[str, Tensor]
+    metadata: dict = field(default_factory=dict)
+
+
+def read_weights(path: str | os.PathLike, name: str | None = None) -> Weights:
+    """The state dict in a file: safetensors, or what torch.save wrote, bare or wrapped.
+
+    Wrappings that are looked into: `state_dict`, `model_state_dict`, `generator_state_dict`, `generator`, `model`; the
+    prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are taken off. name: for messages.
+
+    Nothing in the file is executed. Raises CheckpointError where it is damaged, holds a pickled module or anything else
+    than tensors.
+    """
+    path = Path(path)
+    name = name or path.name
+    if file_kind(path, name) == "safetensors":
+        try:
+            return Weights(_plain_state(load_safetensors(path), name), _read_metadata(path))
+        except (SafetensorError, ValueError) as error:
+            raise CheckpointError(f"{name} is damaged or cut short ({error}); download it again") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on formats that are refused anyway, in a line of our own
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        if (what := _more_than_weights(str(error))) is not None:
+            raise CheckpointError(
+                f"{name} holds more than weights ({what}); loading it could run code, so it is refused. "
+                f"Its owner can save the weights alone: {RESAVE}"
+            ) from error
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise CheckpointError(f"{name} is damaged or cut short ({reason}); download it again") from error
+    return Weights(_plain_state(content, name))
+
+
+def _more_than_weights(message: str) -> str | None:
+    """What a file holds that torch.load refuses under `weights_only`, read from its message; None if it is damaged."""
+    if "TorchScript" in message:
+        return "a TorchScript program"
+    if found := re.search(r"GLOBAL (\S+)", message):
+        return found.group(1)
+    # The opcodes of protocol 4, with which plain pickles begin and name classes; torch.save writes protocol 2.
+    return "a pickle that torch.save did not write" if re.search(r"Unsupported operand 14[79]\b", message) else None
+
+
+WRAPPINGS = ("generator_state_dict", "generator", "model_state_dict", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+
+
+def _plain_state(content: object, name: str) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{name} holds no weights ({type(content).__name__}); save them with {RESAVE}")
+    foreign = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if foreign:
+        raise CheckpointError(f"{name} is no plain state dict (it holds {foreign[0]!r}); save it with {RESAVE}")
+    return {_without_prefixes(key): value for key, value in content.items()}
+
+
+def _without_prefixes(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _read_metadata(path: Path) -> dict:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        raw = file.metadata() or {}
+    parsed = {}
+    for key, value in raw.items():
+        try:
+            parsed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[key] = value
+    return parsed
+
+
+# ---------------------------------------------------------------- building
+
+# The first layer's key names an architecture, its output channels the width.
+_FIRST_LAYERS = {
+    "unet": "encoder_block1.conv.0.weight",
+    "wgan-unet": "encoder1.block.0.weight",
+    "distribution-unet": "encoder1.conv.0.weight",
+}
+_DISCRIMINATOR_LAYER = "layer1."
+
+
+def identify(state: Mapping[str, Tensor]) -> tuple[str, float, bool] | None:
+    """(architecture, width, bounded) of the generator that a state dict fits by its keys and shapes, or None.
+
+    `bounded` shows in the keys of the WGAN U-Net alone; for the U-Net the file's metadata must say.
+    """
+    for architecture, key in _FIRST_LAYERS.items():
+        if key in state and state[key].ndim == 4 and state[key].shape[0]:
+            bounded = architecture == "wgan-unet" and "decoder5.block.1.weight" not in state
+            return architecture, state[key].shape[0] / BASE_CHANNELS, bounded
+    return None
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator in evaluation mode, and what is known of it. size: the working size, pixels a side."""
+
+    network: nn.Module
+    architecture: str
+    width: float
+    size: int
+    name: str
+    metadata: dict
+
+    @property
+    def predictor(self) -> nn.Module:
+        """What makes colour of gray, as it was trained: on the given luminance, where its recipe kept that."""
+        recipe = self.metadata.get("recipe")
+        return predictor(self.network, isinstance(recipe, dict) and bool(recipe.get("keep_luminance", False)))
+
+
+def load_file(
+    path: str | os.PathLike,
+    architecture: str | None = None,
+    size: int | None = None,
+    name: str | None = None,
+    otherwise: int = 256,
+) -> LoadedGenerator:
+    """The generator in a checkpoint file, its architecture and width recognised from the file's keys and shapes.
+
+    architecture: what it must be, where that is not left open. size: overrides the working size, which comes from the
+    file's metadata, else is `otherwise`. name: for tables and messages, by default the file's.
+
+    Raises CheckpointError where the file cannot be read, or fits another network: the first keys that differ are named,
+    and the architecture that the file fits.
+    """
+    path = Path(path)
+    weights = read_weights(path)
+    found = identify(weights.state)
+    wanted = architecture or (found[0] if found else "unet")
+    if found is None or found[0] != wanted:
+        raise CheckpointError(_misfit(path.name, weights.state, wanted, found))
+    _, width, bounded = found
+    network = build_generator(wanted, width, bounded or bool(weights.metadata.get("bounded", False)))
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in weights.state.items()}
+    if expected != given:
+        raise CheckpointError(f"{path.name} does not fit {wanted} at width {width:g}: {_difference(expected, given)}")
+    network.load_state_dict(weights.state, strict=True)
+    if not all(value.isfinite().all() for value in network.state_dict().values() if value.is_floating_point()):
+        raise CheckpointError(f"{path.name} holds NaN or infinite weights: the run that wrote it diverged; use another")
+    size = size or weights.metadata.get("size") or otherwise
+    if not isinstance(size, int) or size <= 0:
+        raise CheckpointError(f"{path.name} says that its working size is {size!r}: its metadata is damaged")
+    return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata)
+
+
+def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple | None) -> str:
+    expected = {key: tuple(value.shape) for key, value in build_generator(wanted).state_dict().items()}
+    difference = _difference(expected, {key: tuple(value.shape) for key, value in state.items()})
+    if found:
+        fits = f"it fits {found[0]} at width {found[1]:g}"
+    elif any(key.startswith(_DISCRIMINATOR_LAYER) for key in state):
+        fits = "it is a discriminator or critic; give the generator's checkpoint"
+    else:
+        fits = f"it fits none of {', '.join(GENERATORS)}"
+    return f"{name} is not a checkpoint of {wanted}: {difference}; {fits}"
+
+
+def _difference(expected: Mapping[str, tuple], given: Mapping[str, tuple], most: int = 3) -> str:
+    def some(keys: list[str]) -> str:
+        return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+    missing = [key for key in expected if key not in given]
+    surplus = [key for key in given if key not in expected]
+    shaped = [
+        f"{key} {given[key]} not {expected[key]}" for key in expected if key in given and given[key] != expected[key]
+    ]
+    parts = {"missing": missing, "unexpected": surplus, "of another shape": shaped}
+    return "; ".join(f"{what} {some(keys)}" for what, keys in parts.items() if keys)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def versions() -> dict[str, str]:
+    """The versions that shaped a checkpoint, for its metadata and the top of a notebook."""
+    names = ("torch", "torchvision", "numpy", "pillow")
+    return {"colorize_utils": __version__} | {name: package_metadata.version(name) for name in names}
+
+
+def save(path: str | os.PathLike, network: nn.Module, metadata: Mapping[str, object], half: bool = False) -> Path:
+    """Writes a network's state dict as safetensors, whole or not at all.
+
+    metadata: JSON values; `load_generator` reads `size` and `bounded` from it. half: floats are stored in 16 bits,
+    which halves the file. The versions in use are added, unless it has those of its training.
+    """
+    path = Path(path)
+    state = {}
+    for key, value in network.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        state[key] = value.half() if half and value.is_floating_point() else value
+    header = {key: json.dumps(value) for key, value in {"versions": versions(), **metadata}.items()}
+    with atomic_write(path) as temporary:
+        save_file(state, temporary, metadata=header)
+    return path

@@ -1,0 +1,62 @@
+"""The command line: colorize pictures, train a recipe, evaluate checkpoints.
+
+    python -m colorize_utils photo.jpg            → photo-colorized.jpg
+    python -m colorize_utils photos/ -o colour/   → the same names in colour/
+    python -m colorize_utils train gan-l1 …
+    python -m colorize_utils evaluate …
+    python -m colorize_utils compare …
+    python -m colorize_utils release NAME CHECKPOINT
+
+Each command is a module of this package with `DESCRIPTION`, `add_arguments` and `run`. Results go to standard output,
+errors to standard error, one line each. Exit status: 0 all done, 1 something failed, 2 the command was not understood,
+130 interrupted. Heavy libraries are imported where they are first needed, so that `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from colorize_utils import __version__
+from colorize_utils.cli import colorize, compare, evaluate, release, train
+from colorize_utils.errors import ColorizeError
+
+PROGRAM = "python -m colorize_utils"
+COMMANDS = {"colorize": colorize, "train": train, "evaluate": evaluate, "compare": compare, "release": release}
+DEFAULT = "colorize"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (default: this process's) and returns its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        arguments.insert(0, DEFAULT)
+    options = _parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command].run(options, options.parser)
+    except ColorizeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [{DEFAULT}] PICTURE … [options]\n       {PROGRAM} COMMAND … [options]",
+        description="Gray pictures in, colour pictures out. Without a command, the pictures or folders given are "
+        "colorized; a picture that is called like a command: ./train.",
+        epilog=f"The options of each: {PROGRAM} COMMAND --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"colorize_utils {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        first, _, _ = module.DESCRIPTION.partition(". ")
+        command = commands.add_parser(name, help=first.rstrip("."), description=module.DESCRIPTION)
+        module.add_arguments(command)
+        command.set_defaults(parser=command)
+    return parser

@@ -1,0 +1,90 @@
+"""`colorize`, the command that needs no name: pictures and folders of pictures in colour."""
+
+import argparse
+import sys
+from pathlib import Path
+
+DESCRIPTION = "Colorize gray pictures: a file, several, or whole folders."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="a picture, or a folder of pictures")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="the file to write, or the folder where a folder or several pictures were given; its suffix is the format "
+        "(default: NAME-colorized beside the original, in the original's format)",
+    )
+    parser.add_argument("--model", help="a checkpoint's name (--list-models) or file (default: the bundled one)")
+    parser.add_argument("--list-models", action="store_true", help="list the checkpoints that have a name, and stop")
+    parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with scikit-learn")
+    parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")
+    parser.add_argument(
+        "--style",
+        choices=("safe", "vivid"),
+        help="safe (default): the mean of what is possible; vivid: stronger colours; for models that have both",
+    )
+    parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    parser.add_argument("--int8", action="store_true", help="8-bit arithmetic: quicker on a CPU (needs the extra int8)")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no names of written files")
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if options.list_models:
+        return _list_models()
+    if not (options.pictures or options.sample):
+        parser.error("give a picture or a folder (or --sample, to see one colorized)")
+    if options.sample and options.pictures:
+        parser.error("--sample takes no pictures")
+    if not 0 <= options.strength <= 4:
+        parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
+
+    from colorize_utils.checkpoints import DEFAULT
+    from colorize_utils.inference import Colorizer
+    from colorize_utils.inference.batch import colorize_files
+
+    progress = not options.quiet
+    colorizer = Colorizer.from_checkpoint(options.model or DEFAULT, options.device, progress, int8=options.int8)
+    if options.style not in (None, *colorizer.styles):
+        parser.error(f"{colorizer.name} has no style {options.style}: it names a single colour; --strength is for it")
+    report = colorize_files(
+        colorizer,
+        options.pictures or [_sample()],
+        options.output,
+        overwrite=options.overwrite,
+        progress=progress,
+        keep_luminance=not options.raw,
+        strength=options.strength,
+        style=options.style,
+    )
+    for line in report.failed:
+        print(f"error: {line}", file=sys.stderr)
+    if len(report.written) == 1 and not options.quiet:
+        print(report.written[0])
+    elif not options.quiet and (report.written or report.skipped):
+        print(f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed")
+    return 1 if report.failed else 0
+
+
+def _sample() -> Path:
+    """The sample photograph, gray, as a file in the working folder; left as it is where it exists."""
+    from colorize_utils.data import sample_photograph
+    from colorize_utils.data.pictures import save_picture
+
+    path = Path("sample-flower.png")
+    if not path.exists():
+        save_picture(sample_photograph(), path)
+    return path
+
+
+def _list_models() -> int:
+    from colorize_utils.checkpoints import DEFAULT, REGISTRY
+
+    for entry in REGISTRY.values():
+        default = " (default)" if entry.name == DEFAULT else ""
+        print(f"{entry.name}{default}: {entry.note}; {entry.architecture}, width {entry.width:g}, ", end="")
+        print(f"{entry.size}×{entry.size}; licence: {entry.licence}")
+    return 0

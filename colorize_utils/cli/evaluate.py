@@ -1,0 +1,71 @@
+"""`evaluate`: checkpoints on the scoreboard, and a page about one."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from colorize_utils.cli.options import add_data_options, at_least
+
+DESCRIPTION = "Score checkpoints, as people use them, beside the trivial answers, all on the same pictures."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="*", help="checkpoints, by name or file (default: the bundled one)")
+    add_data_options(parser)
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="which pictures (default: test)")
+    parser.add_argument("--size", type=at_least(11), default=64, help="pictures are scored at size×size (default: 64)")
+    parser.add_argument("--limit", type=at_least(1), help="score the first LIMIT pictures alone")
+    parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
+    parser.add_argument("--int8", action="store_true", help="8-bit arithmetic: quicker on a CPU (needs the extra int8)")
+    parser.add_argument("--json", type=Path, help="also write the scores to this file")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="also write a page about the (first) model into this folder: examples, failures, colours, species",
+    )
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+
+    from colorize_utils.checkpoints import DEFAULT
+    from colorize_utils.data import load_splits, make_loader, species_names
+    from colorize_utils.files import atomic_write
+    from colorize_utils.inference import Colorizer
+    from colorize_utils.metrics import format_scores, gray_baseline, mean_chroma_baseline, scoreboard
+
+    if options.report:
+        options.report.mkdir(parents=True, exist_ok=True)  # fails now rather than after the scoring
+    progress = not options.quiet
+    models = options.models or [DEFAULT]
+    colorizers = {
+        model: Colorizer.from_checkpoint(model, options.device, progress, int8=options.int8) for model in models
+    }
+    splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=progress)
+    dataset = getattr(splits, options.split)
+    if options.limit is not None:
+        dataset = dataset.head(options.limit)
+    predictors = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
+    for model, colorizer in colorizers.items():
+        for style in colorizer.styles:
+            name = f"{model}, {style}" if len(colorizer.styles) > 1 else model
+            predictors[name] = colorizer.predictor(keep_luminance=not options.raw, style=style)
+    scores = scoreboard(predictors, make_loader(dataset, 64), progress)
+    print(f"{len(dataset)} pictures of the {options.split} split at {options.size}×{options.size}\n")
+    print(format_scores(scores))
+    if options.json:
+        with atomic_write(options.json) as temporary:
+            temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
+    if options.report:
+        colorizer = colorizers[models[0]]
+        ordered = sorted(colorizer.styles, key=lambda style: style != colorizer.default_style)
+        styles = {style: colorizer.predictor(not options.raw, style) for style in ordered}
+        if len(styles) == 1:
+            styles = {"generated": styles["safe"]}
+        from colorize_utils.evaluation.report import write_report  # and with it matplotlib
+
+        names = species_names(options.data)
+        title = f"{colorizer.name}: {options.split} split, {options.size}×{options.size}" + ", raw" * options.raw
+        paths = write_report(options.report, title, dataset, styles, names.get, options.seed, progress)
+        print(f"\nreport: {paths[-1]}")
+    return 0

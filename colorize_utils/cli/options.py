@@ -1,0 +1,50 @@
+"""Options that several commands have, and the types of their values."""
+
+import argparse
+from collections.abc import Callable
+
+RECIPE_HELP = {
+    "epochs": "passes over the training pictures",
+    "size": "training pictures are size×size",
+    "width": "scales every layer; 1 is the original network",
+    "batch_size": "pictures a step",
+    "learning_rate": "Adam's, of both networks",
+    "lambda_rec": "weight of the reconstruction loss",
+    "lambda_adv": "weight of the adversarial loss",
+    "lambda_dist": "weight of the distribution's cross-entropy (distribution)",
+    "n_critic": "critic updates a generator update (wgan)",
+    "critic_batch_size": "random pictures a critic update (wgan)",
+    "lambda_gp": "weight of the gradient penalty (wgan)",
+    "discriminator_sigmoid": "the submission's sigmoid before BCEWithLogits",
+    "bounded": "end the generator in a sigmoid",
+    "keep_luminance": "learn chroma alone, on the luminance that is given",
+    "decay": "let the learning rate fall to 0 over the second half",
+    "flip": "mirror about half of the training pictures",
+    "augment": "turn, scale, shift and light the training pictures otherwise",
+    "dropout": "share of features dropped (U-Nets)",
+    "ema_decay": "decay of the moving average of weights that is kept; 0 keeps the weights themselves",
+}
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        help="a folder that holds flowers-102/, a folder of pictures, or 'generated' "
+        "(default: $COLORIZE_DATA, else Flowers-102 is downloaded)",
+    )
+    parser.add_argument("--count", type=at_least(10), default=200, help="how many generated flowers (default: 200)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of every random choice (default: 0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: whole numbers from `least` up."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, got {value}")
+        return value
+
+    return number

@@ -1,0 +1,91 @@
+"""`train`: a recipe, in a run's folder."""
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+from colorize_utils.cli.options import RECIPE_HELP, add_data_options
+from colorize_utils.recipes import RECIPES, Recipe
+
+DESCRIPTION = (
+    "Train a recipe. The run lives in a folder: best and last checkpoint, curves, and what it takes to "
+    "go on after it was stopped."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="one of the submission's models, or the one beyond")
+    add_data_options(parser)
+    parser.add_argument("--pool", action="store_true", help="deal training and validation split again, nine to one")
+    parser.add_argument("--extra", type=Path, help="a folder of more training pictures; a fifth of them stays out")
+    parser.add_argument("--drop-gray", action="store_true", help="leave pictures without colour out of training")
+    parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
+    parser.add_argument("-o", "--output", type=Path, help="the run's folder (default: runs/RECIPE)")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto, by the device"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the networks: for long runs on a GPU")
+    parser.add_argument("--save-minutes", type=float, default=5.0, help="minutes between saves (default: 5)")
+    group = parser.add_argument_group("recipe", "each replaces the recipe's own value")
+    for field in fields(Recipe):
+        if field.name in RECIPE_HELP:
+            flag = "--" + field.name.replace("_", "-")
+            if field.type is bool or isinstance(field.default, bool):
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, help=RECIPE_HELP[field.name])
+            else:
+                group.add_argument(flag, type=type(field.default), help=RECIPE_HELP[field.name])
+
+
+def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    changes = {name: getattr(options, name) for name in RECIPE_HELP if getattr(options, name) is not None}
+    try:
+        recipe = replace(RECIPES[options.recipe], **changes)
+    except ValueError as error:
+        parser.error(str(error))
+
+    from colorize_utils.data import load_splits
+    from colorize_utils.plots import plot_history, save_figure
+    from colorize_utils.training import train
+
+    splits = load_splits(
+        options.data,
+        recipe.size,
+        pool=options.pool,
+        extra=options.extra,
+        drop_gray=options.drop_gray,
+        crop=options.crop,
+        seed=options.seed,
+        count=options.count,
+        progress=not options.quiet,
+    )
+    sizes = f"{len(splits.train)} training, {len(splits.val)} validation pictures, {len(splits.skipped)} left out"
+    print(f"{recipe.name} at {recipe.size}×{recipe.size}, width {recipe.width:g}: {sizes}", flush=True)
+    folder = options.output or Path("runs") / recipe.name
+
+    def print_epoch(epoch: int, history: dict, _) -> None:
+        latest = {curve: values[-1] for curve, values in history.items()}
+        rival = "" if recipe.adversary == "none" else f"discriminator {latest['discriminator_loss']:.4f}  "
+        print(
+            f"epoch {epoch}/{recipe.epochs}  {rival}generator {latest['generator_loss']:.4f}  "
+            f"validation {latest['validation_loss']:.5f}  PSNR {latest['psnr']:.2f} dB  SSIM {latest['ssim']:.3f}  "
+            f"{latest['seconds']:.1f} s",
+            flush=True,
+        )
+
+    history = train(
+        recipe,
+        splits,
+        folder,
+        resume=options.resume,
+        device=options.device,
+        precision=options.precision,
+        seed=options.seed,
+        save_minutes=options.save_minutes,
+        compiled=options.compile,
+        progress=not options.quiet,
+        on_epoch=print_epoch,
+    )
+    save_figure(plot_history(history, title=recipe.name), folder / "curves.png")
+    print(f"best checkpoint: {folder / 'best.safetensors'}; curves: {folder / 'curves.png'}")
+    return 0

@@ -1,0 +1,120 @@
+"""Gray, and how it is kept: the two definitions that decide whether a colorized picture is right.
+
+**Gray** is Rec. 601 luma as Pillow computes it on 8-bit values, L = (19595 R + 38470 G + 7471 B + 32768) >> 16.
+torchvision's grayscale of a tensor rounds differently on half of the pixels, so it is not used anywhere here.
+
+**Luminance kept** means that the gray picture of the result equals the gray picture that was given, byte for byte.
+Chroma, the part of a colour that is left when its luma is taken away, is added to the given gray; where the sum would
+leave the RGB cube it is scaled towards gray, never clipped channel by channel, which would shift luma and hue.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LUMA_WEIGHTS = (19595, 38470, 7471)  # of R, G, B, in 1/65536; they add up to exactly 65536
+_ROUND = 32768  # half of 65536: rounds the shift to nearest
+
+
+def unit(levels: Tensor) -> Tensor:
+    """8-bit levels as float32 in [0, 1]: exactly level / 255, on every device.
+
+    A division on the CPU; elsewhere a table, because some devices multiply by 1/255, which differs in the last bit.
+    """
+    if levels.device.type == "cpu":
+        return levels.to(torch.float32).div(255)
+    return unit_table().to(levels.device)[levels.int()]
+
+
+def levels_of(picture: Tensor) -> np.ndarray:
+    """(H, W, C) uint8 of a picture (C, H, W) in about [0, 1]: clamped to it, and rounded."""
+    return picture.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+
+
+def unit_table() -> Tensor:
+    """(256,) float32 on the CPU: what each 8-bit level is in [0, 1]."""
+    return torch.arange(256, dtype=torch.float32).div(255)
+
+
+def gray_levels(levels: Tensor) -> Tensor:
+    """8-bit gray (B, 1, H, W) of 8-bit RGB (B, 3, H, W): equal to `Image.convert("L")`, byte for byte."""
+    r, g, b = levels.to(torch.int32).unbind(dim=1)
+    wr, wg, wb = LUMA_WEIGHTS
+    return ((wr * r + wg * g + wb * b + _ROUND) >> 16).to(torch.uint8).unsqueeze(1)
+
+
+def luma(colour: Tensor) -> Tensor:
+    """Luma (B, 1, H, W) of colour (B, 3, H, W), RGB in [0, 1]: the same weights without rounding, differentiable."""
+    red, green, blue = (weight / 65536 * plane for weight, plane in zip(LUMA_WEIGHTS, colour.split(1, 1), strict=True))
+    return red + green + blue  # no matrix product: autocast would round that to 16 bits
+
+
+def with_luminance(gray: Tensor, colour: Tensor) -> Tensor:
+    """The chroma of `colour` (B, 3, H, W) on the luminance of `gray` (B, 1, H, W); differentiable, not confined to
+    [0, 1]. What a training step uses when luminance is kept rather than predicted."""
+    return colour + (gray - luma(colour))
+
+
+def chroma_of(colour: Tensor) -> Tensor:
+    """Chroma (B, 2, H, W), red and blue minus luma, of colour (B, 3, H, W), RGB in [0, 1]; differentiable."""
+    return (colour - luma(colour))[:, ::2]
+
+
+def with_chroma(gray: Tensor, chroma: Tensor) -> Tensor:
+    """Colour (B, 3, H, W) of gray (B, 1, H, W) and chroma (B, 2, H, W), not confined to [0, 1]; differentiable. Green
+    follows, because chroma has no luma."""
+    wr, wg, wb = LUMA_WEIGHTS
+    red, blue = chroma.unbind(dim=1)
+    return gray + torch.stack([red, -(wr * red + wb * blue) / wg, blue], dim=1)
+
+
+def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+    """8-bit RGB (..., 3) whose luma is exactly `gray`, with the chroma asked for as far as the RGB cube allows.
+
+    gray: (...) uint8. chroma: (2, ...) float32, red and blue minus luma in 8-bit steps; green's follows, because chroma
+    has no luma.
+
+    With c the chroma, Y the gray and t ∈ [0, 1] the largest factor for which Y + t·c stays in the cube, the three are
+    rounded from Y + t·c. That moves luma by half a step at most, and a step of green by 38470/65536, so that one such
+    step gives Y again. It never leads out of 0 … 255: at an end of that range, rounding can only have moved green
+    away from what lies beyond, and red and blue alone move luma by 0.21 at most.
+
+    In place wherever it can be: most of the time that a large photograph takes is spent here.
+    """
+    wr, wg, wb = LUMA_WEIGHTS
+    tiny = np.float32(1e-6)  # no room and no chroma: 0 / tiny
+    level = gray.astype(np.float32)
+    red, blue = chroma
+    green = red * np.float32(-wr / wg)
+    green -= blue * np.float32(wb / wg)
+
+    highest, lowest = np.maximum(red, blue), np.minimum(red, blue)
+    np.maximum(highest, green, out=highest)
+    np.minimum(lowest, green, out=lowest)
+    t = _share_that_fits(np.maximum(255 - level, tiny), highest)
+    t = np.minimum(t, _share_that_fits(np.maximum(level, tiny), np.negative(lowest, out=lowest)), out=t)
+
+    red, green, blue = (_rounded(level, t, plane) for plane in (red, green, blue))
+    weighted = wr * red
+    weighted += wg * green
+    weighted += wb * blue
+    weighted += _ROUND
+    weighted >>= 16  # their luma
+    green += gray
+    green -= weighted
+    rgb = np.empty((*gray.shape, 3), np.uint8)
+    for channel, plane in enumerate((red, green, blue)):
+        np.copyto(rgb[..., channel], plane, casting="unsafe")
+    return rgb
+
+
+def _share_that_fits(room: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """room / wanted where more is wanted than there is room, else 1; in the memory of `wanted`."""
+    np.maximum(wanted, room, out=wanted)
+    return np.divide(room, wanted, out=wanted)
+
+
+def _rounded(level: np.ndarray, t: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+    value = t * chroma
+    value += level
+    return np.rint(value, out=value).astype(np.int32)

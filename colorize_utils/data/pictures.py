@@ -1,0 +1,287 @@
+"""Picture files of any kind: opened upright, reduced to 8-bit gray, written back with what belongs to them."""
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, UnidentifiedImageError
+from torch import Tensor
+
+from colorize_utils.errors import PictureError
+from colorize_utils.files import atomic_write
+
+# Suffix → format, for what can hold 24-bit colour, and how each is saved.
+WRITABLE = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+}
+READABLE = {*WRITABLE, ".gif", ".pgm", ".pbm", ".ppm", ".pnm", ".jp2", ".avif"}
+SAVE_OPTIONS = {
+    "JPEG": {"quality": 95, "subsampling": 0},  # chroma is the point here: keep it at full resolution
+    "WEBP": {"quality": 95},
+}  # TIFF stays uncompressed: compressed, Pillow cannot write EXIF into it
+HOLDS_ALPHA = {"PNG", "TIFF", "WEBP"}
+MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: 0.5 GB of RGB
+_ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values:
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What EXIF says of the scene and the camera, by tag: description, maker, model, software, date, artist, copyright,
+# rating, Windows' title to subject; and the sub-directories of exposure and place. A TIFF file's own directory has the
+# layout of its pixels besides, the orientation is applied, and a thumbnail would still be gray.
+_EXIF_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x4746, *range(0x9C9B, 0x9CA0))
+_EXIF_DIRECTORIES = (0x8769, 0x8825)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether this is a file that by its name is a picture; hidden files are not."""
+    return path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Within the block nothing is said of large pictures and odd metadata, of which Pillow warns on every one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Image:
+    """A picture decoded and turned as its EXIF orientation says. Of several frames, the first.
+
+    Raises PictureError where it is missing, empty, cut short, no picture, or larger than `MAX_PIXELS`.
+    """
+    name = _name(picture)
+    try:
+        with without_warnings():
+            if isinstance(picture, Image.Image):
+                image = picture
+            elif isinstance(picture, (bytes, bytearray, memoryview)):
+                _require_content(name, len(picture))
+                image = Image.open(io.BytesIO(picture))
+            else:
+                _require_content(name, os.stat(picture).st_size)
+                image = Image.open(picture)
+            _require_size(name, image.size)
+            image.load()
+            return _upright(image)
+    except UnidentifiedImageError as error:
+        raise PictureError(f"{name} is not a picture that can be read; give a JPEG, PNG, TIFF or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{name} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PictureError(f"{name} does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise PictureError(f"{name} is a folder, not a picture") from error
+    except PermissionError as error:
+        raise PictureError(f"{name} may not be read; check its permissions") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
+        raise PictureError(f"{name} is damaged or cut short ({error}); get a fresh copy") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # anything may stand in EXIF, and Pillow's parser raises as much; the picture itself is whole
+        orientation = None
+    method = _TURNS.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _name(picture: object) -> str:
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
+
+
+def _require_content(name: str, length: int) -> None:
+    if length == 0:
+        raise PictureError(f"{name} is empty (0 bytes); get a fresh copy")
+
+
+def _require_size(name: str, size: tuple[int, int]) -> None:
+    width, height = size
+    if width == 0 or height == 0:
+        raise PictureError(f"{name} has no pixels ({width}×{height})")
+    if width * height > MAX_PIXELS:
+        raise PictureError(
+            f"{name} has {width}×{height} pixels, over {MAX_PIXELS // 10**6} million; make it smaller first"
+        )
+
+
+@dataclass(frozen=True)
+class GrayPicture:
+    """gray: (H, W) uint8, the picture's luma. alpha: (H, W) uint8, or None where the picture is opaque."""
+
+    gray: np.ndarray
+    alpha: np.ndarray | None = None
+
+
+def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor) -> GrayPicture:
+    """Any picture as upright 8-bit gray, Rec. 601 luma as Pillow computes it, and its alpha.
+
+    Pillow images of every mode: 1-bit, 8-bit, 16-bit (v / 257, rounded), 32-bit integers, float, palette, alpha, CMYK,
+    YCbCr, LAB, HSV. A float or 32-bit image is taken in the smallest of the ranges [0, 1] (floats), [0, 255] and
+    [0, 65535] that holds it.
+
+    Arrays: (H, W), or (H, W, C) with 1, 2 (gray, alpha), 3 or 4 channels; bool, uint8, uint16, or float in [0, 1].
+    Tensors: (H, W) or (C, H, W), with the same types and channels.
+
+    Raises PictureError where the picture cannot be read, ValueError where an array's shape, type or range does not fit.
+    """
+    if isinstance(picture, Tensor):
+        picture = picture.detach().cpu()
+        picture = picture.float() if picture.dtype in (torch.float16, torch.bfloat16) else picture
+        picture = (picture if picture.ndim != 3 else picture.permute(1, 2, 0)).numpy()
+    if isinstance(picture, np.ndarray):
+        return _array_to_gray(picture)
+    image, name = open_upright(picture), _name(picture)
+    try:
+        alpha = _alpha(image)
+        if image.mode.startswith(("I", "F")):
+            values, sixteen = np.asarray(image), image.mode[:2] == "I;" or image.format == "PPM"
+            return GrayPicture(_levels(values, name, floats=image.mode == "F", sixteen=sixteen), alpha)
+        return GrayPicture(np.asarray(_to_l(image)), alpha)
+    except (ValueError, OSError) as error:  # a mode that Pillow cannot convert
+        raise PictureError(f"{name} cannot be turned gray ({error}); save it as an 8-bit PNG first") from error
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        return np.asarray(image.getchannel(image.mode[-1]))
+    if image.mode.startswith("I") and "transparency" in image.info:  # 16-bit gray, of which one level is transparent
+        return np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    if not image.has_transparency_data:
+        return None
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _to_l(image: Image.Image) -> Image.Image:
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode in ("RGBa", "PA"):
+        image = image.convert("RGBA")
+    elif image.mode in ("P", "CMYK", "HSV"):
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def _levels(values: np.ndarray, name: str, floats: bool, sixteen: bool) -> np.ndarray:
+    """(H, W) uint8 of wide values, by the range that they are in."""
+    values = values.astype(np.float64)
+    lowest, highest = values.min(), values.max()  # NaN, if there is one
+    if not (lowest >= 0 and highest <= 65535):
+        raise PictureError(f"{name} has values in {lowest:g} … {highest:g}; scale them to 0 … 1, 0 … 255 or 0 … 65535")
+    if sixteen or highest > 255:
+        values = values / 257
+    elif floats and highest <= 1.001:  # resampling may have overshot a little
+        values = values.clip(0, 1) * 255
+    return np.rint(values).astype(np.uint8)
+
+
+def _array_to_gray(array: np.ndarray) -> GrayPicture:
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ValueError(
+            "an array must have shape (H, W) or (H, W, C), a tensor (H, W) or (C, H, W), with 1 to 4 channels and "
+            f"at least one pixel; got {array.shape}"
+        )
+    _require_size("the array", array.shape[1::-1])
+    levels = _array_levels(array)
+    if levels.ndim == 2:
+        return GrayPicture(levels)
+    channels = levels.shape[2]
+    alpha = np.ascontiguousarray(levels[..., -1]) if channels in (2, 4) else None
+    if channels <= 2:
+        return GrayPicture(np.ascontiguousarray(levels[..., 0]), alpha)
+    return GrayPicture(np.asarray(Image.fromarray(np.ascontiguousarray(levels[..., :3])).convert("L")), alpha)
+
+
+def _array_levels(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return np.rint(array / 257).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError(f"floats must lie in [0, 1], got {array.min():g} … {array.max():g}; divide by the largest")
+        return np.rint(array * 255).astype(np.uint8)
+    raise ValueError(f"an array or tensor must be bool, uint8, uint16 or float, got {array.dtype}")
+
+
+def save_picture(image: Image.Image, path: Path, original: Path | None = None) -> None:
+    """Writes `image` in the format that `path`'s suffix names, whole or not at all; EXIF and ICC of `original` kept.
+
+    EXIF comes without its orientation, which has been applied; an ICC profile only if it describes RGB, because a gray
+    or CMYK one would make the colours wrong.
+
+    Raises PictureError where the format cannot hold the picture, or the file cannot be written.
+    """
+    format_name = WRITABLE.get(path.suffix.lower())
+    if format_name is None:
+        raise PictureError(f"{path} cannot be written: choose a name that ends in {', '.join(WRITABLE)}")
+    if image.mode == "RGBA" and format_name not in HOLDS_ALPHA:
+        raise PictureError(f"{path} cannot hold the picture's transparency; choose a name that ends in .png")
+    options = dict(SAVE_OPTIONS.get(format_name, {}))
+    if original is not None:
+        options |= _metadata(original)
+    try:
+        with atomic_write(path) as temporary:
+            image.save(temporary, format=format_name, **options)
+    except OSError as error:
+        raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (ValueError, TypeError, RuntimeError, struct.error) as error:  # Pillow's encoders, on metadata or sizes
+        raise PictureError(f"{path} cannot be written: {error}; choose another format") from error
+
+
+def _metadata(original: Path) -> dict[str, bytes]:
+    kept = {}
+    with without_warnings(), Image.open(original) as image:
+        icc = image.info.get("icc_profile")
+        try:
+            exif = image.getexif()
+            entries = {tag: exif[tag] for tag in _EXIF_KEPT if tag in exif}
+            entries |= {tag: exif.get_ifd(tag) for tag in _EXIF_DIRECTORIES if tag in exif}
+        except Exception:  # as in `_upright`: what cannot be read cannot be kept
+            entries = {}
+    exif = Image.Exif()
+    for tag, entry in entries.items():
+        if entry and _can_be_written(tag, entry):
+            exif[tag] = entry
+    if len(exif):
+        kept["exif"] = exif.tobytes()
+    if icc and icc[16:20] == b"RGB ":
+        kept["icc_profile"] = icc
+    return kept
+
+
+def _can_be_written(tag: int, entry: object) -> bool:
+    alone = Image.Exif()
+    alone[tag] = entry
+    try:
+        alone.tobytes()
+    except Exception:  # an entry of another type than its tag's, say; Pillow raises TypeError, struct.error and more
+        return False
+    return True

@@ -1,0 +1,169 @@
+"""What the means of a scoreboard hide: pictures picked by a seed, bad ones, what becomes of each colour, each species.
+
+A picture's main colour is the mean CIE a*b* of its middle, half as wide and half as high as the picture: there the
+flower is, in most photographs of one. Its name is that of its hue.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colorize_utils.data import PairDataset, make_loader
+from colorize_utils.files import atomic_write
+from colorize_utils.metrics import Predictor, ciede2000, gray_baseline, lab, psnr
+from colorize_utils.plots import plot_grid, save_figure
+
+PALE = 10.0  # C*ab up to which a main colour is called white or gray
+HUES = {"pink": 20, "red": 50, "orange": 72, "yellow": 105, "green": 190, "blue": 295, "purple": 345}
+"""The hue angle in CIE a*b*, in degrees, at which each name ends; what is left, up to 360, is pink again."""
+NAMES = (*HUES, "white or gray")
+WORST = 0.05  # share of the pictures that count as failures
+SHOWN = 8
+
+
+def main_colour(colour: Tensor) -> Tensor:
+    """Mean a* and b* of the middle of pictures (B, 3, H, W), RGB in [0, 1]: (B, 2)."""
+    height, width = colour.shape[-2:]
+    middle = colour[..., height // 4 : height - height // 4, width // 4 : width - width // 4]
+    return lab(middle)[:, 1:].mean(dim=(2, 3))
+
+
+def colour_name(a: float, b: float) -> str:
+    """What people call a colour of this a* and b*: one of `NAMES`."""
+    if np.hypot(a, b) <= PALE:
+        return NAMES[-1]
+    hue = np.degrees(np.arctan2(b, a)) % 360
+    return next((name for name, end in HUES.items() if hue < end), "pink")
+
+
+@dataclass(frozen=True)
+class PictureScores:
+    """One picture: its scores, the gray picture's PSNR, and the (a*, b*) of its main colour, original and painted."""
+
+    psnr: float
+    gray_psnr: float
+    ciede2000: float
+    original: tuple[float, float]
+    painted: tuple[float, float]
+
+
+@torch.no_grad()
+def score_pictures(predict: Predictor, dataset: PairDataset, progress: bool = False) -> list[PictureScores]:
+    """Every picture of a data set for itself."""
+    from tqdm.auto import tqdm
+
+    scored = []
+    for real, gray in tqdm(make_loader(dataset, 64), desc="judging", unit="batch", disable=not progress):
+        fake = predict(gray).clamp(0, 1)
+        rows = [psnr(fake, real), psnr(gray_baseline(gray), real), ciede2000(fake, real)]
+        numbers = torch.stack(rows, dim=1).tolist()
+        colours = zip(main_colour(real).tolist(), main_colour(fake).tolist(), strict=True)
+        for row, (original, painted) in zip(numbers, colours, strict=True):
+            scored.append(PictureScores(*row, tuple(original), tuple(painted)))
+    return scored
+
+
+def failures(scored: Sequence[PictureScores]) -> list[int]:
+    """The places of the `WORST` by CIEDE2000, the worst first; at least `SHOWN` where there are so many."""
+    places = sorted(range(len(scored)), key=lambda place: -scored[place].ciede2000)
+    return places[: max(SHOWN, round(WORST * len(scored)))]
+
+
+def pick(places: Sequence[int], count: int, seed: int = 0) -> list[int]:
+    """`count` of the places that a seed chooses (all where there are fewer), in order."""
+    return sorted(np.random.default_rng(seed).permutation(places)[:count].tolist())
+
+
+def colours_table(scored: Sequence[PictureScores]) -> str:
+    """What pictures of each main colour are painted, in percent, as a Markdown table."""
+    painted = defaultdict(Counter)
+    for picture in scored:
+        painted[colour_name(*picture.original)][colour_name(*picture.painted)] += 1
+    lines = ["| original, pictures | " + " | ".join(NAMES) + " |", "|---" * (len(NAMES) + 1) + "|"]
+    for name in NAMES:
+        if total := painted[name].total():
+            shares = (f"{100 * painted[name][other] / total:.0f}" for other in NAMES)
+            lines.append(f"| {name}, {total} | " + " | ".join(shares) + " |")
+    return "\n".join(lines)
+
+
+def species_table(scored: Sequence[PictureScores], species: Sequence[str]) -> str:
+    """Scores of each species, those nearest to the originals first, as a Markdown table.
+
+    colour: the name that most of its pictures have, original → painted; share: of its pictures with the right name.
+    """
+    groups = defaultdict(list)
+    for picture, name in zip(scored, species, strict=True):
+        groups[name].append(picture)
+    titles = ["species", "pictures", "PSNR dB", "over gray", "CIEDE2000", "colour", "of the right name"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, group in sorted(groups.items(), key=lambda item: np.mean([picture.ciede2000 for picture in item[1]])):
+        scores = np.array([[p.psnr, p.psnr - p.gray_psnr, p.ciede2000] for p in group]).mean(axis=0)
+        originals, painted = ([colour_name(*getattr(p, side)) for p in group] for side in ("original", "painted"))
+        right = np.mean([one == other for one, other in zip(originals, painted, strict=True)])
+        main, answer = (Counter(names).most_common(1)[0][0] for names in (originals, painted))
+        lines.append(
+            f"| {name} | {len(group)} | {scores[0]:.2f} | {scores[1]:+.2f} | {scores[2]:.1f} "
+            f"| {main} → {answer} | {100 * right:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    dataset: PairDataset,
+    predictors: Mapping[str, Predictor],
+    species: Callable[[str], str | None],
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Path]:
+    """Writes a page about a model into `folder`, and returns its files.
+
+    grid.png: pictures picked by the seed; failures.png: picked by it from the `WORST` by CIEDE2000; report.md: what
+    becomes of each colour and of each species. predictors: the model's styles by name; the first one is judged.
+    species: of a picture's name, None where it is not known.
+    """
+    style = next(iter(predictors))
+    scored = score_pictures(predictors[style], dataset, progress)
+    worst = failures(scored)
+    picked = {"grid": pick(range(len(scored)), SHOWN, seed), "failures": pick(worst, SHOWN, seed)}
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, places in picked.items():
+        real, gray = dataset[places]
+        columns = {"gray": gray, **{style: predict(gray) for style, predict in predictors.items()}, "original": real}
+        rows = list(zip(*columns.values(), strict=True))
+        paths.append(save_figure(plot_grid(rows, tuple(columns)), folder / f"{name}.png"))
+
+    kinds = [species(name) for name in dataset.names]
+    parts = [
+        f"# {title}\n",
+        f"{len(scored)} pictures. Pictures picked by seed {seed}:\n\n![pictures picked by a seed](grid.png)\n",
+        f"Failures, picked by the same seed from the {len(worst)} worst ({style}) by CIEDE2000:\n\n"
+        "![failures](failures.png)\n",
+        _in_common([scored[place] for place in worst], scored),
+        f"What becomes of each main colour ({style}), in percent:\n\n{colours_table(scored)}\n",
+    ]
+    if None not in kinds:
+        parts.append(f"Every species ({style}):\n\n{species_table(scored, kinds)}\n")
+    with atomic_write(folder / "report.md") as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+    return [*paths, folder / "report.md"]
+
+
+def _in_common(failures: Sequence[PictureScores], scored: Sequence[PictureScores]) -> str:
+    """Which main colours are more frequent among the failures than among all, and how strong their colours are."""
+    lines = ["| original's main colour | of the failures | of all |", "|---|---|---|"]
+    counts = [Counter(colour_name(*picture.original) for picture in group) for group in (failures, scored)]
+    for name, _ in counts[0].most_common():
+        shares = (100 * count[name] / count.total() for count in counts)
+        lines.append(f"| {name} | " + " | ".join(f"{share:.0f} %" for share in shares) + " |")
+    chroma = [np.mean([np.hypot(*picture.original) for picture in group]) for group in (failures, scored)]
+    lines.append(f"\nC*ab of the original's main colour: {chroma[0]:.0f} among failures, {chroma[1]:.0f} among all.\n")
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""A generator in 8-bit integers on the CPU, through ONNX Runtime; needs the extra `int8`."""
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from colorize_utils.colour import gray_levels, unit
+from colorize_utils.data.synthetic import synthetic_flowers
+from colorize_utils.errors import DeviceError
+from colorize_utils.files import atomic_write, cache_folder
+from colorize_utils.models import POOLINGS, fuse_batch_norms
+
+FORMAT = 1  # part of every file's name in the cache: raise it when what is written changes
+CALIBRATION = 64 * 64**2  # pixels: 64 pictures of 64×64, fewer larger ones, because all activations are held at once
+PERCENTILE = 99.9  # of a layer's activations are inside its range: a few channels explode on a few pictures
+
+
+class Int8Network(nn.Module):
+    """A generator in 8-bit integers, on the CPU: gray (B, 1, H, W) → what it answers with, H and W multiples of 32.
+
+    Weights have a scale for each output channel, activations one for each layer, from the range that they reach on
+    photographs and drawn flowers (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", section 2; ONNX Runtime's static quantization). The last layer stays exact.
+
+    network: the generator; size: the working size that it is calibrated at. Made at the first use of a network, which
+    takes 5 to 60 seconds, and kept in `cache_folder()/int8`.
+
+    Raises DeviceError where ONNX Runtime is not installed, or the cache cannot be written.
+    """
+
+    def __init__(self, network: nn.Module, size: int):
+        super().__init__()
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise DeviceError(
+                f"int8 needs the package {error.name}; pip install onnx onnxruntime onnxscript, or go on without int8"
+            ) from error
+        network = fuse_batch_norms(network).cpu()
+        path = cache_folder() / "int8" / f"{_digest(network, size)}.onnx"
+        if not path.is_file():
+            try:
+                with atomic_write(path) as temporary:
+                    _quantize(network, size, temporary)
+            except OSError as error:
+                raise DeviceError(
+                    f"cannot keep the int8 network in {path.parent}: {error.strerror or error}; "
+                    "set COLORIZE_CACHE to a folder that can be written"
+                ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def forward(self, gray: Tensor) -> Tensor:
+        (colour,) = self._session.run(None, {"gray": gray.numpy()})
+        return torch.from_numpy(colour)
+
+
+def _digest(network: nn.Module, size: int) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {size} {network}".encode())
+    for value in network.state_dict().values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:20]
+
+
+def _quantize(network: nn.Module, size: int, path: Path) -> None:
+    """Writes a folded network in 8-bit integers to `path`, as ONNX."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+
+    class Calibration(CalibrationDataReader):
+        def __init__(self):
+            self.pictures = _calibration_pictures(size)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(({"gray": picture} for picture in self.pictures), None)
+
+    multiple = 2**POOLINGS
+    shape = {0: torch.export.Dim("pictures", max=1024)}
+    shape |= {axis: multiple * torch.export.Dim(name, max=1024) for axis, name in ((2, "rows"), (3, "columns"))}
+    example = torch.rand(2, 1, 2 * multiple, 3 * multiple)
+    with TemporaryDirectory() as folder, _silence():
+        exact = Path(folder) / "exact.onnx"
+        names = {"input_names": ["gray"], "output_names": ["colour"]}
+        torch.onnx.export(
+            network, (example,), exact, dynamo=True, dynamic_shapes=[shape], external_data=False, verbose=False, **names
+        )
+        convolutions = [node.name for node in onnx.load(exact).graph.node if node.op_type.startswith("Conv")]
+        quantize_static(
+            exact,
+            path,
+            Calibration(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            # What is left exact: the last convolution, and the arithmetic that puts its chroma on the luminance.
+            op_types_to_quantize=["Conv", "ConvTranspose", "Relu", "MaxPool", "Resize", "Concat"],
+            nodes_to_exclude=convolutions[-1:],
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": PERCENTILE},
+        )
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Exporter and quantizer talk of their own workings: in prints, warnings and the log."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _calibration_pictures(size: int) -> Iterator[np.ndarray]:
+    """Gray pictures (1, 1, size, size) in [0, 1]: random square crops of two photographs, a quarter as many drawn
+    flowers."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(colour).convert("L") for colour in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    count = max(8, CALIBRATION // size**2)
+    for index in range(count):
+        photograph = photographs[index % len(photographs)]
+        side = rng.integers(size, min(photograph.size), endpoint=True) if size < min(photograph.size) else size
+        x, y = (rng.integers(0, max(1, length - side)) for length in photograph.size)
+        crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR)
+        yield unit(torch.from_numpy(np.array(crop)))[None, None].numpy()
+    flowers = torch.from_numpy(synthetic_flowers(count // 4, size)).permute(0, 3, 1, 2)  # (N, 3, size, size)
+    for gray in unit(gray_levels(flowers)):
+        yield gray[None].numpy()

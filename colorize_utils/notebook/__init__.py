@@ -1,0 +1,4 @@
+"""What a notebook needs beside the package: its set-up, the live figure, profiles and widgets.
+
+Nothing is imported here, because bootstrap.py runs before anything is installed.
+"""

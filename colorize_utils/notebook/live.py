@@ -1,0 +1,101 @@
+"""What a notebook needs of the place it runs in: a folder that outlasts it, a figure that grows, its own source.
+
+IPython is imported where it is used, so that everything here can also be called from a terminal.
+"""
+
+import inspect
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from colorize_utils.colour import levels_of
+from colorize_utils.errors import TrainingError
+from colorize_utils.files import atomic_write
+from colorize_utils.notebook.bootstrap import on_colab
+from colorize_utils.plots import MAX_SNAPSHOTS, figure_png, plot_progress
+
+DRIVE = Path("/content/drive")
+RUNS = "COLORIZE_RUNS"  # the environment variable that names the folder of all runs
+
+
+def runs_folder(mount_drive: bool = False) -> Path:
+    """The folder of all runs: `COLORIZE_RUNS`, else one on a mounted Google Drive, else `runs` in the working folder.
+
+    mount_drive: on Colab, mount it first (Colab asks for permission), so that a run outlasts the runtime.
+    """
+    if RUNS in os.environ:
+        return Path(os.environ[RUNS])
+    if mount_drive:
+        mount()
+    on_drive = DRIVE / "MyDrive"
+    return on_drive / "colorize-runs" if on_drive.is_dir() else Path("runs")
+
+
+def mount() -> None:
+    """Mounts Google Drive, on Colab and where that is not done yet; elsewhere there is nothing to do."""
+    if on_colab() and not (DRIVE / "MyDrive").is_dir():
+        from google.colab import drive
+
+        drive.mount(str(DRIVE))
+
+
+def show_source(*parts: Callable | type):
+    """The source of functions, methods and classes, for a cell to show."""
+    from IPython.display import Markdown
+
+    sources = [textwrap.dedent(inspect.getsource(part)) for part in parts]
+    return Markdown("```python\n" + "\n\n".join(sources) + "```")
+
+
+class LiveFigure:
+    """A figure of a run that grows by the epoch: give it to `training.train` as `on_epoch`.
+
+    folder: the run's. pair: a (colour (3, H, W), gray (1, H, W)) pair in [0, 1], the flower that is watched. What it
+    looked like is kept in `folder/snapshots.npz`, so that the figure of a resumed run is whole.
+    """
+
+    def __init__(self, folder: Path, pair: tuple[Tensor, Tensor]):
+        self.path = Path(folder) / "snapshots.npz"
+        self.colour, self.gray = pair
+        self.display = None
+        self.snapshots: dict[int, np.ndarray] = {}
+        if self.path.is_file():
+            with np.load(self.path) as kept:
+                self.snapshots = {int(epoch): kept[epoch] for epoch in kept.files}
+
+    def __call__(self, epoch: int, history: dict, predictor: nn.Module) -> None:
+        device = next(predictor.parameters()).device
+        predictor.eval()
+        with torch.no_grad():
+            fake = predictor(self.gray[None].to(device))[0]
+        predictor.train()
+        self.snapshots[epoch] = levels_of(fake)
+        if len(self.snapshots) > 2 * MAX_SNAPSHOTS:  # every other one suffices: 350 of them would fill a Drive
+            kept = sorted(self.snapshots)[::2]
+            self.snapshots = {one: self.snapshots[one] for one in {*kept, epoch}}
+        try:
+            with atomic_write(self.path) as temporary:
+                np.savez(temporary, **{str(one): picture for one, picture in self.snapshots.items()})
+        except OSError as error:
+            raise TrainingError(
+                f"cannot save {self.path} ({error.strerror or error}): free some space, then run this cell again"
+            ) from error
+        self.show(history)
+
+    def show(self, history: dict) -> None:
+        """Draws the figure, in the place where it was drawn before."""
+        from IPython.display import Image, display
+
+        done = len(history["psnr"])
+        seen = {epoch: picture for epoch, picture in self.snapshots.items() if epoch <= done}
+        figure = plot_progress(history, seen, levels_of(self.gray)[..., 0], levels_of(self.colour))
+        picture = Image(data=figure_png(figure, dpi=72))
+        if self.display is None:
+            self.display = display(picture, display_id=True)
+        else:
+            self.display.update(picture)

@@ -1,0 +1,302 @@
+"""Upload and colorize, compare before and after: what the last cell of a notebook shows.
+
+Each widget stands on a plain function that a test or a terminal can call: `compare` makes what is shown,
+`colorize_uploads` what is handed back. Only what ipywidgets 7.7 (Colab) and 8 have in common is used, and ipywidgets is
+imported only where a widget is made.
+"""
+
+import base64
+import html
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+
+from PIL import Image
+
+from colorize_utils.checkpoints import DEFAULT, REGISTRY
+from colorize_utils.data.pictures import open_upright, to_gray
+from colorize_utils.errors import ColorizeError
+from colorize_utils.files import atomic_write
+from colorize_utils.inference import Colorizer
+from colorize_utils.inference.batch import colorize_files
+from colorize_utils.notebook.live import DRIVE, mount, runs_folder
+
+PREVIEW_SIDE = 720  # pixels: what is looked at is smaller than what is downloaded
+SHOWN_AT_ONCE = 12  # comparisons on a page
+LINKED_BYTES = 20_000_000  # of all downloads on a page, so that a data URL stays below every browser's limit (32 MB)
+SAVED = Path("colorized")
+# Jupyter takes messages of up to 10 MiB from a browser (make lab raises that) and says nothing of larger ones.
+INVITATION = "Upload one or more gray pictures, together up to 10 MB."
+RUN_CHECKPOINTS = "**/best.safetensors"
+STRENGTHS = (0.0, 2.0)
+BUTTON = "padding:4px 12px;border:1px solid #888;border-radius:4px;text-decoration:none;display:inline-block"
+
+
+# ---------------------------------------------------------------- which model
+
+
+def choose_colorizer(model_path: str = "", device: str | None = None) -> Colorizer:
+    """A colorizer for `model_path` (a file, a link or a name of the registry) if that can be had, else for the first
+    checkpoint of the registry that can. Prints which it is, and what was wrong with those before it."""
+    chosen = model_path.strip()
+    if chosen.startswith(str(DRIVE)):
+        mount()
+    candidates = [chosen, *REGISTRY] if chosen else [*REGISTRY]
+    for candidate in dict.fromkeys([*candidates, DEFAULT]):
+        try:
+            colorizer = Colorizer.from_checkpoint(candidate, device)
+        except ColorizeError as error:
+            print(f"{candidate} cannot be used: {error}")
+            continue
+        print(f"model: {colorizer.name}" + (", which comes with the package" if candidate == DEFAULT else ""))
+        return colorizer
+    raise ColorizeError("no checkpoint can be had, not even the bundled one: install colorize_utils again")
+
+
+def model_choices(first: str = DEFAULT) -> list[tuple[str, str]]:
+    """(label, name or path) of every checkpoint to choose from: `first`, the runs on this machine, the registry."""
+    choices = [] if first in REGISTRY else [(first, first)]
+    runs = runs_folder()
+    for path in sorted(runs.glob(RUN_CHECKPOINTS)):
+        choices.append((f"your run {path.parent.relative_to(runs).as_posix()}", str(path)))
+    for entry in REGISTRY.values():
+        how = "comes with the package" if entry.name == DEFAULT else "downloaded when first chosen"
+        choices.append((f"{entry.name} ({how})", entry.name))
+    return choices
+
+
+# ---------------------------------------------------------------- before and after
+
+
+@dataclass(frozen=True, repr=False)
+class BeforeAfter:
+    """A picture before and after. Notebooks show it with a slider; `colour.save(…)` keeps the result.
+
+    gray: mode "L"; colour: "RGB" or "RGBA"; both of the same, full size.
+    """
+
+    name: str
+    gray: Image.Image
+    colour: Image.Image
+
+    def __repr__(self) -> str:
+        return f"{self.name}, {self.colour.width}×{self.colour.height}, gray and in colour"
+
+    def _repr_html_(self) -> str:
+        return slider_html(self.gray, self.colour, self.name)
+
+
+def before_after(
+    picture, colorizer: Colorizer, strength: float = 1.0, name: str = "the picture", style: str | None = None
+) -> BeforeAfter:
+    """A picture (whatever `Colorizer.colorize` takes) beside itself in colour.
+
+    Raises PictureError where it cannot be read.
+    """
+    colour = colorizer.colorize(picture, strength=strength, style=style)
+    return BeforeAfter(name, Image.fromarray(to_gray(picture).gray), colour)
+
+
+def slider_html(gray: Image.Image, colour: Image.Image, name: str = "the picture") -> str:
+    """HTML with both pictures, one over the other, and a slider that moves the border between them.
+
+    Nothing but HTML and CSS, and one attribute that hands the slider's position to the CSS: it needs no library and no
+    network. A viewer that takes such attributes away, as Jupyter does until the cell is run, shows the colour alone.
+    """
+    label = html.escape(name, quote=True)
+    width = min(PREVIEW_SIDE, max(gray.width, 320))
+    return (
+        f'<figure style="margin:8px 0;max-width:{width}px">'
+        '<div style="position:relative;--border:50%">'
+        f'<img alt="{label}, gray" src="{_preview(gray)}" style="display:block;width:100%;margin:0">'
+        f'<img alt="{label}, in colour" src="{_preview(colour)}" style="position:absolute;left:0;top:0;width:100%;'
+        'height:100%;margin:0;max-width:none;clip-path:inset(0 0 0 var(--border))">'
+        "</div>"
+        '<input type="range" min="0" max="100" value="50" step="any" aria-label="border between gray and colour" '
+        'style="width:100%;margin:4px 0" '
+        "oninput=\"this.previousElementSibling.style.setProperty('--border', this.value + '%')\">"
+        f"<figcaption>{label}, {colour.width}×{colour.height}: gray on the left of the slider, in colour on its right"
+        "</figcaption></figure>"
+    )
+
+
+def _preview(image: Image.Image) -> str:
+    """A data URL of the picture, small enough to be looked at."""
+    image = image.copy()
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    if image.mode == "RGBA":
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
+    return _data_url(buffer.getvalue(), "image/png" if image.mode == "RGBA" else "image/jpeg")
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+# ---------------------------------------------------------------- uploads
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an uploaded picture: a comparison, and the file to hand back, `content` under `filename`."""
+
+    shown: BeforeAfter
+    filename: str
+    content: bytes
+
+
+def uploaded_files(widget) -> dict[str, bytes]:
+    """What a FileUpload holds, name → content, whatever the version of ipywidgets: 7 has a dict there, 8 a tuple."""
+    if isinstance(widget.value, Mapping):
+        return {name: bytes(file["content"]) for name, file in widget.value.items()}
+    return {file["name"]: bytes(file["content"]) for file in widget.value}
+
+
+def colorize_uploads(
+    uploads: Mapping[str, bytes], colorizer: Colorizer, strength: float = 1.0, style: str | None = None
+) -> tuple[list[Result], list[str]]:
+    """Every upload in colour, and a line for each that cannot be.
+
+    A file that is handed back keeps its original's format, EXIF and colour profile, as from the command line.
+    """
+    results, failures = [], []
+    for name, content in uploads.items():
+        with tempfile.TemporaryDirectory() as folder:
+            # The name as it came may hold a path, or nothing that a file system takes: only its suffix is used there.
+            original = (Path(folder) / "upload").with_suffix(Path(name).suffix)
+            original.write_bytes(content)
+            report = colorize_files(colorizer, [original], progress=False, strength=strength, style=style)
+            if report.failed:
+                failures.extend(line.replace(str(original), name) for line in report.failed)
+                continue
+            (written,) = report.written
+            gray, colour = Image.fromarray(to_gray(original).gray), open_upright(written)
+            filename = Path(name).stem + written.name.removeprefix("upload")
+            results.append(Result(BeforeAfter(name, gray, colour), filename, written.read_bytes()))
+    return results, failures
+
+
+def zipped(results: Iterable[Result]) -> bytes:
+    """The files of several results as one ZIP file; of two files with one name, the second gets a number."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for result in results:
+            name = _unused(Path(result.filename), lambda name: name.as_posix() in archive.namelist())
+            archive.writestr(name.as_posix(), result.content)
+    return buffer.getvalue()
+
+
+def download_link(content: bytes, filename: str, label: str) -> str:
+    """HTML of a link that looks like a button and saves `content` as `filename`; no server is asked for it."""
+    shown, url = html.escape(label), _data_url(content, "application/octet-stream")
+    return f'<a download="{html.escape(filename, quote=True)}" href="{url}" style="{BUTTON}">{shown}</a>'
+
+
+def results_html(results: list[Result], failures: list[str]) -> str:
+    """The page of a batch: what failed, a comparison and a download for each picture, one download for all."""
+    parts = [f'<p style="color:#b00020">{html.escape(line)}</p>' for line in failures]
+    copies = 2 if len(results) > 1 else 1  # each alone, and all in one ZIP file
+    handed_over = copies * sum(len(result.content) for result in results) <= LINKED_BYTES
+    if not handed_over:
+        parts.append(
+            "<p>Too much to hand over through the browser: press the Save button, and find the files in its folder.</p>"
+        )
+    elif len(results) > 1:
+        parts.append(f"<p>{download_link(zipped(results), 'colorized.zip', f'Download all {len(results)} (ZIP)')}</p>")
+    for result in results[:SHOWN_AT_ONCE]:
+        parts.append(result.shown._repr_html_())
+        if handed_over:
+            parts.append(f"<p>{download_link(result.content, result.filename, f'Download {result.filename}')}</p>")
+    if len(results) > SHOWN_AT_ONCE:
+        parts.append(f"<p>… and {len(results) - SHOWN_AT_ONCE} more.</p>")
+    return "".join(parts)
+
+
+def save_results(results: Iterable[Result], folder: Path) -> list[Path]:
+    """Writes every result's file into `folder`; a file that is there already is left, and the new one gets a number."""
+    written = []
+    for result in results:
+        path = _unused(Path(result.filename), lambda name: (folder / name).exists())
+        with atomic_write(folder / path) as temporary:
+            temporary.write_bytes(result.content)
+        written.append(folder / path)
+    return written
+
+
+def _unused(name: Path, taken: Callable[[Path], bool]) -> Path:
+    """`name`, or the first of name-2, name-3, … that is not taken."""
+    names = chain([name], (name.with_stem(f"{name.stem}-{number}") for number in count(2)))
+    return next(candidate for candidate in names if not taken(candidate))
+
+
+def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = SAVED):
+    """An ipywidgets box: upload gray pictures, choose model, style and chroma strength, compare, download or save.
+
+    colorizer, strength: what it begins with. folder: where the Save button writes.
+    """
+    import ipywidgets
+
+    ready = {colorizer.name: colorizer}  # models that were loaded already
+    results: list[Result] = []
+    fitting = ipywidgets.Layout(width="auto")
+    upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload pictures", layout=fitting)
+    model = ipywidgets.Dropdown(
+        options=model_choices(colorizer.name), value=colorizer.name, description="Model", layout=fitting
+    )
+    style = ipywidgets.Dropdown(options=colorizer.styles, description="Style", layout=fitting)
+    style.value = colorizer.default_style
+    lowest, highest = STRENGTHS
+    chroma = ipywidgets.FloatSlider(
+        value=min(max(strength, lowest), highest),
+        min=lowest,
+        max=highest,
+        step=0.1,
+        description="Chroma",
+        continuous_update=False,  # colorize when the slider is let go
+    )
+    save = ipywidgets.Button(description=f"Save to {folder.name}/", disabled=True, layout=fitting)
+    status, page = ipywidgets.HTML(INVITATION), ipywidgets.HTML()
+
+    def refresh(_) -> None:
+        uploads = uploaded_files(upload)
+        results.clear()
+        failures = []
+        try:
+            if model.value not in ready:
+                status.value = f"Fetching {html.escape(model.value)} …"
+                ready[model.value] = Colorizer.from_checkpoint(model.value, colorizer.device, progress=False)
+            chosen = ready[model.value]
+            if tuple(style.options) != chosen.styles:
+                style.unobserve(refresh, names="value")
+                style.options, style.value = chosen.styles, chosen.default_style
+                style.observe(refresh, names="value")
+            status.value = f"Colorizing {len(uploads)} …"
+            done, failures = colorize_uploads(uploads, chosen, chroma.value, style.value)
+            results.extend(done)
+        except ColorizeError as error:
+            failures = [str(error)]
+        except Exception as error:  # ipywidgets would swallow it, and the page would wait for ever
+            failures = [f"{type(error).__name__}: {error}"]
+        page.value = results_html(results, failures)
+        save.disabled = not results
+        status.value = f"{len(results)} of {len(uploads)} colorized." if uploads else INVITATION
+
+    def save_all(_) -> None:
+        try:
+            written = save_results(results, folder)
+            status.value = f"{len(written)} saved in {html.escape(str(folder))}."
+        except OSError as error:
+            status.value = f"Cannot save in {html.escape(str(folder))}: {html.escape(str(error.strerror or error))}."
+
+    for control in (upload, model, style, chroma):
+        control.observe(refresh, names="value")
+    save.on_click(save_all)
+    controls = ipywidgets.HBox([upload, model, style, chroma, save], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return ipywidgets.VBox([controls, status, page])

@@ -1,0 +1,186 @@
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torch import nn
+
+from colorize_utils.errors import DeviceError
+from colorize_utils.inference import Colorizer, quantization
+from colorize_utils.inference.batch import colorize_files
+from colorize_utils.inference.quantization import Int8Network, fuse_batch_norms
+from colorize_utils.models import DistributionUNet, LuminanceKept, UNet, WGANUNet
+
+
+def trained(network):
+    """With batch norms as training leaves them: no mean is 0, no variance 1."""
+    torch.manual_seed(1)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.2)
+            layer.running_var.uniform_(0.3, 3)
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, 0, 0.2)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        UNet(1 / 16),
+        UNet(1 / 16, bounded=True),
+        WGANUNet(1 / 16),
+        WGANUNet(1 / 16, bounded=True),
+        LuminanceKept(UNet(1 / 16, dropout_rate=0.5)),
+        DistributionUNet(1 / 16, dropout_rate=0.5),
+    ],
+)
+@torch.no_grad()
+def test_folding_changes_nothing_but_rounding(network):
+    gray = torch.rand(2, 1, 64, 32)
+    expected = trained(network)(gray)
+    ready = fuse_batch_norms(network)
+    torch.testing.assert_close(ready(gray), expected, atol=1e-5, rtol=1e-5)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in ready.modules())
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())  # the network itself is as it was
+    assert torch.equal(network(gray), expected)
+
+
+def test_a_compiled_colorizer_paints_the_same(tiny_unet, monkeypatch):
+    """With the compiler's front alone: its back end would take half a minute."""
+    compile, asked = torch.compile, []
+    monkeypatch.setattr(
+        torch, "compile", lambda network, options: asked.append(options) or compile(network, backend="eager")
+    )
+    levels = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    plain, compiled = (Colorizer(tiny_unet, 32, device="cpu", compiled=on).colorize(levels) for on in (False, True))
+    np.testing.assert_array_equal(np.asarray(plain), np.asarray(compiled))
+    assert asked == [{"freezing": True}]
+
+
+class Meeting(nn.Module):
+    """A network that notes how many pictures are in it at once, and how many threads each has."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = self.most = 0
+        self.threads = set()
+
+    def __deepcopy__(self, memo):  # so that the colorizer's is the one that is looked at
+        return self
+
+    def forward(self, gray):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        self.threads.add(torch.get_num_threads())
+        time.sleep(0.05)
+        self.inside -= 1
+        return gray.expand(-1, 3, -1, -1)
+
+
+def colorize_in_threads(colorizer, count):
+    threads = [threading.Thread(target=colorizer.colorize, args=(np.zeros((32, 32), np.uint8),)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_the_network_takes_one_picture_at_a_time_while_others_are_read():
+    network = Meeting()
+    colorize_in_threads(Colorizer(network, 32, device="cpu"), 6)
+    assert network.most == 1
+    assert network.threads == {torch.get_num_threads()}
+
+
+def test_a_shared_network_takes_a_picture_on_each_share_of_the_cores():
+    network, threads = Meeting(), torch.get_num_threads()
+    colorizer = Colorizer(network, 32, device="cpu")
+    with pytest.raises(KeyError), colorizer.shared_by(2):
+        colorize_in_threads(colorizer, 2)
+        raise KeyError
+    assert network.most == 2
+    assert network.threads == {max(1, threads // 2)}
+
+    network.most = 0
+    assert torch.get_num_threads() == threads
+    colorize_in_threads(colorizer, 3)
+    assert network.most == 1
+
+
+def test_a_compiled_network_is_not_shared(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, options: network)
+    network, threads = Meeting(), torch.get_num_threads()
+    colorizer = Colorizer(network, 32, device="cpu", compiled=True)
+    with colorizer.shared_by(2):
+        colorize_in_threads(colorizer, 3)
+    assert network.most == 1
+    assert network.threads == {threads}
+
+
+def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
+    network, threads = Meeting(), torch.get_num_threads()
+    colorizer = Colorizer(network, 32, device="cpu")
+    for name in ("a", "b", "c", "d"):
+        Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
+    colorize_files(colorizer, [tmp_path / "a.png"], progress=False)
+    assert network.threads == {threads}
+    report = colorize_files(colorizer, [tmp_path], progress=False)
+    assert len(report.written) == 5  # the single one's result is a picture of the folder, too
+    assert network.most >= 2
+    assert torch.get_num_threads() == threads
+
+
+# ---------------------------------------------------------------- int8
+
+
+def test_int8_paints_nearly_the_same(tmp_path):
+    """The bundled model, on crops of a photograph."""
+    exact, quick = Colorizer.from_checkpoint(device="cpu"), Colorizer.from_checkpoint(int8=True)
+    photograph = load_sample_image("china.jpg")
+    errors = []
+    for x, y in ((0, 0), (100, 150), (300, 200), (440, 227)):
+        pair = [np.asarray(c.colorize(photograph[y : y + 200, x : x + 200]), float) for c in (exact, quick)]
+        errors.append(np.square(pair[0] - pair[1]).mean())
+    assert 0 < np.mean(errors) < 255**2 / 10**4  # 40 dB
+
+
+@pytest.mark.parametrize("network", [UNet(1 / 16), LuminanceKept(WGANUNet(1 / 16)), DistributionUNet(1 / 16)])
+def test_int8_of_every_architecture_and_any_size(network):
+    quick = Int8Network(trained(network), 64)
+    for height, width in ((32, 32), (64, 96), (96, 32)):
+        gray = torch.rand(2, 1, height, width)
+        with torch.no_grad():
+            expected = network(gray)
+        assert quick(gray).shape == expected.shape
+        assert (quick(gray) - expected).square().mean() < 0.02 * expected.var()
+
+
+def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
+    Int8Network(trained(tiny_unet), 32)
+    assert capfd.readouterr().out == ""
+    assert len(list((own_cache / "int8").iterdir())) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(quantization, "_quantize", None)
+        Int8Network(tiny_unet, 32)
+    with torch.no_grad():
+        tiny_unet.conv_last.bias.add_(0.1)
+    Int8Network(tiny_unet, 32)
+    assert len(list((own_cache / "int8").iterdir())) == 2
+
+
+def test_int8_without_its_packages_or_its_place(tiny_unet, monkeypatch, tmp_path):
+    with pytest.raises(DeviceError, match="int8 computes on the CPU, not on meta; leave out one of the two"):
+        Colorizer(tiny_unet, 32, device="meta", int8=True)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(DeviceError, match=r"int8 needs the package onnxruntime; pip install onnx onnxruntime"):
+            Colorizer(tiny_unet, 32, int8=True)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DeviceError, match=r"cannot keep the int8 network in .*set COLORIZE_CACHE"):
+        Colorizer(tiny_unet, 32, int8=True)
