@@ -255,7 +255,7 @@ KILLED_RUN = textwrap.dedent("""
     from colorize_utils.recipes import RECIPES
     from colorize_utils.training import Trainer, train
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(sys.argv[4]))  # with another number, sums come out in another order
     name, folder, save_minutes = sys.argv[1], sys.argv[2], float(sys.argv[3])
     splits = load_splits("generated", 32, count=40, cache=None)
     recipe = replace(RECIPES[name], size=32, width=1/16, batch_size=8, epochs=2, critic_batch_size=12, flip=True)
@@ -276,6 +276,7 @@ KILLED_RUN = textwrap.dedent("""
 @pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution"])
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(splits, tmp_path, name, save_minutes):
     command = [sys.executable, "-c", KILLED_RUN, name, str(tmp_path / "killed"), str(save_minutes)]
+    command.append(str(torch.get_num_threads()))
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "in the middle of epoch 2\n"
     process.send_signal(signal.SIGKILL)
