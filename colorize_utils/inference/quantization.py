@@ -91,7 +91,7 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
     shape = {0: torch.export.Dim("pictures", max=1024)}
     shape |= {axis: multiple * torch.export.Dim(name, max=1024) for axis, name in ((2, "rows"), (3, "columns"))}
     example = torch.rand(2, 1, 2 * multiple, 3 * multiple)
-    with TemporaryDirectory() as folder, _silence():
+    with TemporaryDirectory() as folder, _silence(), _sessions_with_torchs_threads():
         exact = Path(folder) / "exact.onnx"
         names = {"input_names": ["gray"], "output_names": ["colour"]}
         torch.onnx.export(
@@ -124,6 +124,28 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+@contextlib.contextmanager
+def _sessions_with_torchs_threads() -> Iterator[None]:
+    """ONNX Runtime's default options ask for as many threads as torch has.
+
+    Else they ask for every core, on which a session spins; the quantizer has no parameter for the one it calibrates with.
+    """
+    import onnxruntime
+
+    default = onnxruntime.SessionOptions
+
+    def options() -> onnxruntime.SessionOptions:
+        made = default()
+        made.intra_op_num_threads = torch.get_num_threads()
+        return made
+
+    onnxruntime.SessionOptions = options
+    try:
+        yield
+    finally:
+        onnxruntime.SessionOptions = default
 
 
 def _calibration_pictures(size: int) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@ import threading
 import time
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -171,6 +172,24 @@ def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
         tiny_unet.conv_last.bias.add_(0.1)
     Int8Network(tiny_unet, 32)
     assert len(list((own_cache / "int8").iterdir())) == 2
+
+
+def test_every_session_has_as_many_threads_as_torch(tiny_unet, monkeypatch):
+    """Those that it is calibrated with, too: more would spin on cores that others work on."""
+    session, threads = onnxruntime.InferenceSession, []
+
+    def noted(*arguments, **options):
+        (given,) = [one for one in (*arguments, *options.values()) if isinstance(one, SessionOptions)]
+        threads.append(given.intra_op_num_threads)
+        return session(*arguments, **options)
+
+    SessionOptions = onnxruntime.SessionOptions
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    Int8Network(tiny_unet, 32)
+    assert len(threads) >= 2
+    assert set(threads) == {3}
+    assert onnxruntime.SessionOptions is SessionOptions
 
 
 def test_int8_without_its_packages_or_its_place(tiny_unet, monkeypatch, tmp_path):
