@@ -130,7 +130,7 @@ def _silence() -> Iterator[None]:
 def _sessions_with_torchs_threads() -> Iterator[None]:
     """ONNX Runtime's default options ask for as many threads as torch has.
 
-    Else they ask for every core, on which a session spins; the quantizer has no parameter for the one it calibrates with.
+    Else they ask for every core, on which a session spins; the quantizer makes one to calibrate with, and takes none.
     """
     import onnxruntime
 
