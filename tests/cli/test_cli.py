@@ -333,6 +333,7 @@ def test_results_are_told_in_the_order_of_the_pictures(model, capsys):
     assert [line.split()[1] for line in lines] == ["album/b.png", "album/d.png"]
 
 
+@pytest.mark.slow
 def test_int8_is_nearly_the_same(model):
     write("a.png", (64, 64))
     assert run("a.png", "-o", "exact.png", *model) == run("a.png", "-o", "int8.png", "--int8", *model) == 0
@@ -348,6 +349,7 @@ def test_train_passes_on_that_networks_are_compiled(monkeypatch):
     assert asked == ["UNet", "Discriminator"]
 
 
+@pytest.mark.slow
 def test_evaluate_scores_int8(model, capsys):
     arguments = ["evaluate", model[1], "--data", "generated", "--count", "20", "--size", "32", "--quiet", "--int8"]
     assert run(*arguments) == 0
@@ -517,6 +519,7 @@ def test_every_style_is_scored(tmp_path, capsys):
     assert f"| {path}, vivid |" in out
 
 
+@pytest.mark.slow
 def test_compare_trains_alike_and_scores_with_the_spread(capsys):
     scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
     assert run("compare", *scale, "--seeds", "2", "--limit", "3", "--device", "cpu") == 0

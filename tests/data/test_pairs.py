@@ -338,6 +338,7 @@ def _load_sum(folder, barrier, results):
     results.put(int(np.asarray(splits.train.pictures).astype(np.int64).sum()))
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_at_once_both_get_it_whole(folder, own_cache):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()

@@ -139,6 +139,7 @@ def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
 # ---------------------------------------------------------------- int8
 
 
+@pytest.mark.slow
 def test_int8_paints_nearly_the_same(tmp_path):
     """The bundled model, on crops of a photograph."""
     exact, quick = Colorizer.from_checkpoint(device="cpu"), Colorizer.from_checkpoint(int8=True)
@@ -150,6 +151,7 @@ def test_int8_paints_nearly_the_same(tmp_path):
     assert 0 < np.mean(errors) < 255**2 / 10**4  # 40 dB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [UNet(1 / 16), LuminanceKept(WGANUNet(1 / 16)), DistributionUNet(1 / 16)])
 def test_int8_of_every_architecture_and_any_size(network):
     quick = Int8Network(trained(network), 64)
@@ -161,6 +163,7 @@ def test_int8_of_every_architecture_and_any_size(network):
         assert (quick(gray) - expected).square().mean() < 0.02 * expected.var()
 
 
+@pytest.mark.slow
 def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
     Int8Network(trained(tiny_unet), 32)
     assert capfd.readouterr().out == ""
@@ -174,6 +177,7 @@ def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
     assert len(list((own_cache / "int8").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_every_session_has_as_many_threads_as_torch(tiny_unet, monkeypatch):
     """Those that it is calibrated with, too: more would spin on cores that others work on."""
     session, threads = onnxruntime.InferenceSession, []
