@@ -78,10 +78,10 @@ def _digest(network: nn.Module, size: int) -> str:
 def _quantize(network: nn.Module, size: int, path: Path) -> None:
     """Writes a folded network in 8-bit integers to `path`, as ONNX."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
-    class Calibration(CalibrationDataReader):
-        def __init__(self):
+    class Calibration:  # a CalibrationDataReader is what has `get_next`
+        def __init__(self) -> None:
             self.pictures = _calibration_pictures(size)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -93,9 +93,16 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
     example = torch.rand(2, 1, 2 * multiple, 3 * multiple)
     with TemporaryDirectory() as folder, _silence(), _sessions_with_torchs_threads():
         exact = Path(folder) / "exact.onnx"
-        names = {"input_names": ["gray"], "output_names": ["colour"]}
         torch.onnx.export(
-            network, (example,), exact, dynamo=True, dynamic_shapes=[shape], external_data=False, verbose=False, **names
+            network,
+            (example,),
+            exact,
+            input_names=["gray"],
+            output_names=["colour"],
+            dynamic_shapes=[shape],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
         convolutions = [node.name for node in onnx.load(exact).graph.node if node.op_type.startswith("Conv")]
         quantize_static(
@@ -158,8 +165,8 @@ def _calibration_pictures(size: int) -> Iterator[np.ndarray]:
     count = max(8, CALIBRATION // size**2)
     for index in range(count):
         photograph = photographs[index % len(photographs)]
-        side = rng.integers(size, min(photograph.size), endpoint=True) if size < min(photograph.size) else size
-        x, y = (rng.integers(0, max(1, length - side)) for length in photograph.size)
+        side = int(rng.integers(size, min(photograph.size), endpoint=True)) if size < min(photograph.size) else size
+        x, y = (int(rng.integers(0, max(1, length - side))) for length in photograph.size)
         crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR)
         yield unit(torch.from_numpy(np.array(crop)))[None, None].numpy()
     flowers = torch.from_numpy(synthetic_flowers(count // 4, size)).permute(0, 3, 1, 2)  # (N, 3, size, size)

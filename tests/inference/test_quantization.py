@@ -172,6 +172,7 @@ def test_int8_of_every_architecture_and_any_size(network):
 
 @pytest.mark.slow
 def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
+    monkeypatch.setattr(quantization, "CALIBRATION", 1)  # as few pictures as there can be: what it paints is no matter
     Int8Network(trained(tiny_unet), 32)
     assert capfd.readouterr().out == ""
     assert len(list((own_cache / "int8").iterdir())) == 1
@@ -197,6 +198,7 @@ def test_every_session_has_as_many_threads_as_torch(tiny_unet, monkeypatch):
     SessionOptions = onnxruntime.SessionOptions
     monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(quantization, "CALIBRATION", 1)
     Int8Network(tiny_unet, 32)
     assert len(threads) >= 2
     assert set(threads) == {3}
