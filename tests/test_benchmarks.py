@@ -46,6 +46,7 @@ def test_training(run):
         assert set(results[recipe]["seconds"]) == {"literal step", "Trainer.step", "floor"}
 
 
+@pytest.mark.slow
 def test_data(run):
     assert [result["identical"] for result in run("data").values()] == [True, True]
 

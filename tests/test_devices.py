@@ -21,6 +21,7 @@ print(faults(), keep_freed_memory(), faults())
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept():
     """Counted in page faults, of a process of its own, because it holds for a whole process."""
     result = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)

@@ -291,6 +291,7 @@ for NAME in NOTEBOOKS:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), ANSWERS)
 def test_a_right_answer_is_told_from_wrong_ones(name, number, capsys):
     right, wrong = ANSWERS[name, number]

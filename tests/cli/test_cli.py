@@ -479,6 +479,7 @@ def test_an_interrupt_is_no_trace(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_then_colorize(capsys):
     small = ["--size", "32", "--width", "0.0625", "--epochs", "2", "--batch-size", "8", "--count", "40"]
     arguments = ["train", "gan-l1", "--data", "generated", *small, "--keep-luminance", "--device", "cpu", "--quiet"]
