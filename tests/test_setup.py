@@ -19,6 +19,7 @@ from sklearn.datasets import load_sample_image
 
 from colorize_utils import __version__
 from colorize_utils.checkpoints import BUNDLED, DEFAULT, REGISTRY, verify
+from colorize_utils.cli import main
 from colorize_utils.data import load_splits, make_loader, sample_photograph
 from colorize_utils.inference import Colorizer
 from colorize_utils.metrics import scoreboard
@@ -134,6 +135,24 @@ print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.m
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_what_the_workflow_trains_on_a_mac_can_be_trained(tmp_path, monkeypatch):
+    """Its commands, on the processor. On the Mac's GPU, which may have no memory for it, a failure is none."""
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    (apple,) = re.findall(r"^  apple:\n((?:    .*\n|\n)+)", workflow, re.MULTILINE)
+    assert "runs-on: macos" in apple
+    steps = apple.split("\n      - ")
+    trained = [step for step in steps if "colorize_utils train" in step]
+    monkeypatch.chdir(tmp_path)
+    devices = {}
+    for step in trained:
+        arguments = re.search(r"python -m colorize_utils (train .*)", step).group(1).split()
+        place = arguments.index("--device") + 1
+        devices[arguments[place]] = "continue-on-error: true" in step
+        arguments[place] = "cpu"
+        assert main([*arguments, "--quiet"]) == 0
+    assert devices == {"cpu": False, "mps": True}
 
 
 def test_the_version_is_the_packages():
