@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from colorize_utils.architectures import ARCHITECTURES
 
-# What may oppose a generator, and the options that have an effect with it alone.
+# What may oppose a generator, and the options of a recipe that have an effect with it, and not with every one.
 ADVERSARIES = {
     "discriminator": ("lambda_adv", "discriminator_sigmoid"),  # binary cross-entropy
     "critic": ("lambda_adv", "n_critic", "critic_batch_size", "lambda_gp"),  # Wasserstein
@@ -77,7 +77,7 @@ class Recipe:
                 raise ValueError(f"recipe {self.name}: {field} must lie in [0, 1), got {getattr(self, field)}")
         for option in _options_without_effect(self.generator, self.adversary):
             if getattr(self, option) != getattr(Recipe, option):  # the default
-                self._refuse(option)
+                raise self._without_effect(option)
         if not self.keep_luminance and ARCHITECTURES[self.generator].distribution:
             raise ValueError(f"recipe {self.name}: a distribution over chroma cannot but keep_luminance")
         if self.size % 32:
@@ -86,13 +86,13 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: batch normalization needs a batch_size of 2 or more at size 32")
         object.__setattr__(self, "betas", tuple(self.betas))  # a recipe read back from JSON has a list there
 
-    def _refuse(self, option: str) -> None:
+    def _without_effect(self, option: str) -> ValueError:
         having = [
             name
             for name, recipe in RECIPES.items()
             if option not in _options_without_effect(recipe.generator, recipe.adversary)
         ]
-        raise ValueError(
+        return ValueError(
             f"recipe {self.name}: {option} would have no effect; leave it out, or take a recipe that has it: "
             f"{', '.join(having)}"
         )
@@ -102,7 +102,7 @@ class Recipe:
         without effect where its value is the default. Raises ValueError."""
         for option in options:
             if option in _options_without_effect(self.generator, self.adversary):
-                self._refuse(option)
+                raise self._without_effect(option)
         return replace(self, **options)
 
     def learning_rate_in(self, epoch: int) -> float:

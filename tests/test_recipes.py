@@ -60,12 +60,12 @@ def test_nonsense_is_refused(change, message):
 @pytest.mark.parametrize(
     ("recipe", "change", "message"),
     [
-        (DISTRIBUTION, {"bounded": True}, "bounded would have no effect.*: gan-l1, gan-mse, wgan$"),
+        (DISTRIBUTION, {"bounded": True}, "bounded .*: gan-l1, gan-mse, wgan$"),
         (DISTRIBUTION, {"keep_luminance": False}, "cannot but keep_luminance"),
-        (WGAN_GP, {"dropout": 0.1}, "dropout would have no effect.*: gan-l1, gan-mse, distribution$"),
-        (WGAN_GP, {"discriminator_sigmoid": False}, "discriminator_sigmoid .*: gan-l1, gan-mse$"),
-        (GAN_L1, {"n_critic": 5}, "n_critic would have no effect.*: wgan$"),
-        (DISTRIBUTION, {"lambda_adv": 100.0}, "lambda_adv would have no effect.*: gan-l1, gan-mse, wgan$"),
+        (WGAN_GP, {"dropout": 0.1}, "dropout .*: gan-l1, gan-mse, distribution$"),
+        (WGAN_GP, {"discriminator_sigmoid": False}, "discriminator_sigmoid.*: gan-l1, gan-mse$"),
+        (GAN_L1, {"n_critic": 5}, "n_critic .*: wgan$"),
+        (DISTRIBUTION, {"lambda_adv": 100.0}, "lambda_adv .*: gan-l1, gan-mse, wgan$"),
     ],
 )
 def test_what_a_generator_does_not_have_is_refused(recipe, change, message):
