@@ -45,9 +45,9 @@ FLOORS = [
     "data.cache data.synthetic data.pictures data.augmentation data.pairs",
     "checkpoints.state checkpoints.hub plots",
     "training inference.quantization inference.colorizer inference.batch",
-    "evaluation.comparison evaluation.report",
+    "evaluation.comparison evaluation.report evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
-    "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.release",
+    "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.release cli.cache",
     "__main__",
 ]
 
