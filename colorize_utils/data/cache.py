@@ -183,12 +183,6 @@ def _build(entry: Path, names, signatures, read, size: int, source: Source, prog
                 json.dump(index, file)
                 file.flush()
                 os.fsync(file.fileno())
-            (building / _LOCK).unlink()
-            try:
-                building.rename(entry)
-            except OSError:
-                if not entry.is_dir():  # else another process was first, with the same pictures
-                    raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DataError(_full(entry.parent, need, shutil.disk_usage(entry.parent).free)) from error
@@ -200,15 +194,23 @@ def _build(entry: Path, names, signatures, read, size: int, source: Source, prog
 
 @contextmanager
 def _building(entry: Path) -> Iterator[Path]:
-    """A new folder beside `entry` to build in, deleted where it is left behind. As long as this process lives it holds
-    a lock there, by which others see that the build is not abandoned."""
+    """A new folder beside `entry` to build in, which becomes `entry` when the block ends well and is deleted when it
+    does not. Meanwhile this process holds a lock there, by which others see that the build is not abandoned: on a file
+    that names the machine from when the lock is held until the build ends; a killed process leaves the name alone."""
     folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}-"))
     try:
         with open(folder / _LOCK, "w", encoding="utf-8") as lock:
-            _try_lock(lock)
-            lock.write(platform.node())  # after the lock: who reads it can trust that there was one
-            lock.flush()
+            if _try_lock(lock):
+                lock.write(platform.node())
+                lock.flush()
             yield folder
+            lock.truncate(0)
+        (folder / _LOCK).unlink()
+        try:
+            folder.rename(entry)
+        except OSError:
+            if not entry.is_dir():  # else another process was first, with the same pictures
+                raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -227,7 +229,7 @@ def _is_abandoned(building: Path) -> bool:
     (a cache on a shared disk) when nothing has been written for an hour."""
     try:
         with open(building / _LOCK, encoding="utf-8") as lock:
-            if lock.read() == platform.node() and _try_lock(lock):
+            if _try_lock(lock) and lock.read() == platform.node():  # in this order: a build that ends empties it first
                 return True
     except OSError:
         pass  # of an earlier version, or just begun

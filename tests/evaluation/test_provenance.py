@@ -154,3 +154,12 @@ def test_limit_takes_a_sample_and_not_the_first(checkpoint, capsys):
         with open("scores.json") as file:
             psnr = json.load(file)[0]["psnr"]
         assert psnr == pytest.approx(sampled.psnr) and psnr != pytest.approx(first.psnr)
+
+
+def test_compare_refuses_runs_on_other_pictures(capsys):
+    """Runs that are there already count only if they were trained beside the same pictures."""
+    arguments = ["compare", "gan-l1", "--data", "generated", "--seeds", "1", *TINY]
+    assert main([*arguments, "--count", "20"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--count", "30"]) == 1
+    assert "gan-l1-0 holds another run (pictures was" in capsys.readouterr().err
