@@ -504,6 +504,7 @@ class _Saver:
             "size": recipe.size,
             "epoch": trainer.epoch,
             "training_pictures": len(trainer.splits.train),
+            "split": trainer.splits.record,
             "seconds": sum(history["seconds"]),
             "metrics": {curve: values[-1] for curve, values in history.items() if values},
         }
