@@ -4,11 +4,13 @@ The kernel is one of a fresh environment that has everything this one has but co
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -17,12 +19,14 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from packaging.requirements import Requirement
 
 from colorize_utils.checkpoints import save
 from colorize_utils.models import UNet
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("GAN-L1", "GAN-MSE", "WGAN")
+pytestmark = pytest.mark.slow  # kernels, and a wheel
 
 
 @pytest.fixture
@@ -96,6 +100,18 @@ def wheel(repository, tmp_path_factory):
     subprocess.run([*pip, "--wheel-dir", folder, repository], check=True)
     (wheel,) = folder.glob("colorize_utils-*.whl")
     return wheel
+
+
+def test_the_wheel_has_weights_and_types_and_asks_for_no_test_runner(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    assert "colorize_utils/py.typed" in names
+    assert [name for name in names if name.startswith("colorize_utils/weights/") and name.endswith(".safetensors")]
+    needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)]
+    needed = {one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})}
+    assert {"torch", "numpy", "ipywidgets"} <= needed
+    assert not needed & {"nbval", "pytest", "ruff", "mypy"}
 
 
 def assert_colorized(printed, html, model="model: flowers-64, which comes with the package"):

@@ -75,6 +75,14 @@ def test_the_packages_that_were_fixed_are_required():
     assert fixed <= {requirement.name for requirement in requirements()}
 
 
+def test_what_is_installed_is_the_list_of_requirements_without_the_test_runner():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements.txt").read_text().split()
+    runner = [line for line in lines if line.startswith("nbval")]
+    assert project["dependencies"] == [line for line in lines if line not in runner]
+    assert set(runner) <= set(project["optional-dependencies"]["dev"])
+
+
 def test_environment_says_what_requirements_say():
     lines = re.findall(r"^      - (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     assert lines == (ROOT / "requirements.txt").read_text().split()

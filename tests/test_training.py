@@ -196,6 +196,7 @@ def test_both_networks_learn_from_pictures_made_alike(splits, tmp_path, monkeypa
             assert as_they_are == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [GAN_L1, WGAN_GP])
 def test_compiled_networks_train_the_same(splits, monkeypatch, recipe):
     """With the compiler's front and its derivatives; its back end would take minutes on a CPU."""
@@ -262,6 +263,7 @@ def test_every_recipe_trains_and_leaves_a_run_behind(splits, tmp_path, name):
     assert loaded.metadata["metrics"]["psnr"] == history["psnr"][best]
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_generated_flowers(tmp_path):
     """A minute's training beats the best constant chroma on pictures that it has not seen."""
     splits = load_splits("generated", 32, count=240, cache=None)
@@ -345,6 +347,7 @@ KILLED_RUN = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_minutes", [0.0, 60.0])  # a save after every step, and none before the run was killed
 @pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution"])
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(splits, tmp_path, name, save_minutes):
@@ -722,6 +725,7 @@ def test_what_is_kept_is_the_moving_average(splits, tmp_path):
     assert history["psnr"][-1] == pytest.approx(validated.psnr, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_short_run_keeps_what_it_learned(tmp_path):
     """The first weights, which know nothing, do not stay in the average for long."""
     flowers = load_splits("generated", 32, count=100, cache=None)

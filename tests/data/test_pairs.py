@@ -379,6 +379,7 @@ def _load_sum(folder, barrier, results):
     results.put(int(np.asarray(splits.train.pictures).astype(np.int64).sum()))
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_at_once_both_get_it_whole(folder, own_cache):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
@@ -394,19 +395,21 @@ def test_two_processes_that_start_at_once_both_get_it_whole(folder, own_cache):
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(folder, own_cache):
     script = textwrap.dedent("""
-        import sys, time
+        import itertools, sys
         import colorize_utils.data.pairs as data
-        read = data.squared
-        def slow(*arguments):
-            print("reading", flush=True)
-            time.sleep(0.3)
+        read, pictures = data.squared, itertools.count()
+        def until_the_fourth(*arguments):
+            if next(pictures) == 3:
+                print("three are read", flush=True)
+                sys.stdin.read()  # until killed
             return read(*arguments)
-        data.squared = slow
+        data.squared = until_the_fourth
         data.load_splits(sys.argv[1], 32, progress=False)
     """)
-    process = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE)
-    process.stdout.readline()
-    time.sleep(0.5)
+    command = [sys.executable, "-c", script, folder]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "three are read\n"
+    assert entries(own_cache)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert all(name.startswith(".") for name in entries(own_cache))
