@@ -39,8 +39,8 @@ browser-test: $(VENV)/installed-browser
 	$(BIN)/python -m pytest tests/browser
 
 notebooks: $(VENV)/installed-dev
-	$(BIN)/python notebooks/release.py address
-	$(BIN)/python notebooks/release.py run
+	$(BIN)/python notebooks/source/build.py address
+	$(BIN)/python notebooks/source/build.py run
 
 # A run that was stopped goes on. TRAIN="--epochs 2 …" changes the recipes, to try it out.
 release: $(VENV)/installed
