@@ -49,6 +49,8 @@ CURVES = (*STEP_LOSSES, "validation_loss", "psnr", "ssim", "mae", "seconds")
 ADVERSARY_CURVES = ("discriminator_loss", "adversarial_loss")  # empty where a recipe has no adversary
 CHECK_EVERY = 20  # steps between two looks at whether the losses are finite: each look waits for a GPU
 
+_RENAMED = {"average": "ema"}  # in states that earlier versions wrote
+
 History = dict[str, list[float]]
 """One list a curve, one number an epoch: the names in `CURVES`. For a critic, `discriminator_loss` is its loss with
 the penalty, and `adversarial_loss` −mean D(fake)."""
@@ -278,6 +280,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        state = {_RENAMED.get(name, name): value for name, value in state.items()}
         self.epoch = state["epoch"]
         self.step_losses = [row.to(self.device) for row in state["step_losses"]]
         self.epoch_seconds = state["epoch_seconds"]

@@ -12,7 +12,7 @@ from colorize_utils import checkpoints
 from colorize_utils.data import load_splits
 from colorize_utils.models import UNet
 
-# Two, as on the machine of a CI; one where that is asked for: beside other work, threads that wait for each other crawl.
+# Two, as a CI machine has; one where that is asked for, because beside other work threads that wait for others crawl.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 

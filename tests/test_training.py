@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -248,6 +249,7 @@ def test_the_seed_decides_and_the_global_random_state_is_left_alone(splits, tmp_
 # ---------------------------------------------------------------- resume
 
 KILLED_RUN = textwrap.dedent("""
+    import os
     import sys
     import torch
     from dataclasses import replace
@@ -255,7 +257,7 @@ KILLED_RUN = textwrap.dedent("""
     from colorize_utils.recipes import RECIPES
     from colorize_utils.training import Trainer, train
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     name, folder, save_minutes = sys.argv[1], sys.argv[2], float(sys.argv[3])
     splits = load_splits("generated", 32, count=40, cache=None)
     recipe = replace(RECIPES[name], size=32, width=1/16, batch_size=8, epochs=2, critic_batch_size=12, flip=True)
@@ -276,7 +278,8 @@ KILLED_RUN = textwrap.dedent("""
 @pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution"])
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(splits, tmp_path, name, save_minutes):
     command = [sys.executable, "-c", KILLED_RUN, name, str(tmp_path / "killed"), str(save_minutes)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits depend on it
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout.readline() == "in the middle of epoch 2\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -411,7 +414,7 @@ def test_a_full_disk_is_told(splits, tmp_path, monkeypatch, broken):
             raise SafetensorError("Error while serializing: I/O error: No space left on device")
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
 
-    target = checkpoints if broken == "save_file" else torch
+    target = checkpoints.state if broken == "save_file" else torch
     monkeypatch.setattr(target, broken.removeprefix("torch."), full)
     with pytest.raises(
         TrainingError, match=r"cannot save the run in .*: free some space, then resume; last good .*none"
@@ -560,7 +563,7 @@ def test_what_is_kept_is_the_moving_average(splits, tmp_path):
     state = state_of(tmp_path)
     saved = load_file(tmp_path / "last.safetensors")
     assert not torch.equal(saved["head.weight"], state["generator"]["head.weight"])
-    averaged = {key.removeprefix("module."): value for key, value in state["average"].items() if key != "n_averaged"}
+    averaged = {key.removeprefix("module."): value for key, value in state["ema"].items() if key != "n_averaged"}
     assert same(saved, averaged)
     assert not torch.equal(saved["encoder1.conv.1.running_mean"], state["generator"]["encoder1.conv.1.running_mean"])
     assert same(seen[-1].generator.state_dict(), saved)
@@ -591,10 +594,20 @@ def test_augmented_pictures_are_used_where_the_recipe_says_so(splits, tmp_path):
     assert plain["generator_loss"] != other["generator_loss"]
 
 
+def test_runs_of_a_version_that_had_other_names_go_on(splits, tmp_path):
+    recipe = tiny(DISTRIBUTION, ema_decay=0.5)
+    run(recipe, splits, tmp_path / "run", on_epoch=None)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    state["recipe"]["average"] = state["recipe"].pop("ema_decay")
+    state["average"] = state.pop("ema")
+    torch.save(state, tmp_path / "run" / "state.pt")
+    assert run(recipe, splits, tmp_path / "run", resume=True) == state["history"]
+
+
 def test_runs_of_a_version_that_knew_fewer_settings_go_on(splits, tmp_path):
     run(tiny(GAN_L1), splits, tmp_path)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    for added in ("augment", "dropout", "average"):
+    for added in ("augment", "dropout", "ema_decay"):
         del state["recipe"][added]
     torch.save(state, tmp_path / "state.pt")
     assert len(run(tiny(GAN_L1, epochs=3), splits, tmp_path, resume=True)["psnr"]) == 3

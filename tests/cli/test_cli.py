@@ -457,10 +457,10 @@ def test_models_are_listed(capsys):
 
 
 def test_an_interrupt_is_no_trace(monkeypatch, capsys):
-    def interrupted(_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_colorize", interrupted)
+    monkeypatch.setattr(cli.colorize, "run", interrupted)
     assert run("a.png") == 130
     assert capsys.readouterr().err == "interrupted\n"
 
