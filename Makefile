@@ -3,7 +3,8 @@
 # make test                   set up, lint and run every test, the notebooks among them
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
-# make notebooks              run the notebooks for real and keep their outputs (pictures: COLORIZE_DATA)
+# make notebooks              build the notebooks, run them for real and keep their outputs (pictures: COLORIZE_DATA)
+# make colab                  build dist/colab/*.ipynb, notebooks with the package inside: upload one to Colab, run it
 # make release                train the submission's recipes in full (a GPU, hours) and write their files to hand out
 # make wheel                  build dist/colorize_utils-*.whl, weights included
 # make clean                  remove what the others made, but no pictures and no weights
@@ -16,7 +17,7 @@ MODEL ?=
 STYLE ?=
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize test lab browser-test notebooks release wheel clean
+.PHONY: colorize test lab browser-test notebooks colab release wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)") \
@@ -41,6 +42,9 @@ browser-test: $(VENV)/installed-browser
 notebooks: $(VENV)/installed-dev
 	$(BIN)/python notebooks/source/build.py address
 	$(BIN)/python notebooks/source/build.py run
+
+colab: $(VENV)/installed-dev
+	$(BIN)/python notebooks/source/build.py colab
 
 # A run that was stopped goes on. TRAIN="--epochs 2 …" changes the recipes, to try it out.
 release: $(VENV)/installed
@@ -70,4 +74,4 @@ $(VENV)/installed-lab: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist/*.whl *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) build dist/*.whl dist/colab *.egg-info .pytest_cache .ruff_cache .coverage

@@ -75,8 +75,9 @@ def test_the_packages_that_were_fixed_are_required():
 
 
 def test_environment_says_what_requirements_say():
-    lines = re.findall(r"^      - (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
-    assert lines == (ROOT / "requirements.txt").read_text().split()
+    """… and that the package itself is installed, too."""
+    lines = re.findall(r"^      - (\S.*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    assert lines == [*(ROOT / "requirements.txt").read_text().splitlines(), "-e ."]
 
 
 def test_constraints_pin_everything_that_is_required_and_fit_it():

@@ -17,6 +17,7 @@ repeated.
 
 import argparse
 import base64
+import os
 import re
 import shutil
 import subprocess
@@ -204,7 +205,7 @@ def write_packed(names: Collection[str], folder: Path, wheels: Collection[Path])
     for name in names:
         path = folder / f"{name}.ipynb"
         nbformat.write(packed(nbformat.read(notebook_path(name), as_version=4), wheels), path)
-        print(f"{path.relative_to(ROOT)}, {path.stat().st_size / 1e6:.1f} MB")
+        print(f"{os.path.relpath(path)}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 # ---------------------------------------------------------------- the command
