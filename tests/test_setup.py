@@ -84,8 +84,9 @@ def test_what_is_installed_is_the_list_of_requirements_without_the_test_runner()
 
 
 def test_environment_says_what_requirements_say():
-    lines = re.findall(r"^      - (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
-    assert lines == (ROOT / "requirements.txt").read_text().split()
+    """… and that the package itself is installed, too."""
+    lines = re.findall(r"^      - (\S.*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    assert lines == [*(ROOT / "requirements.txt").read_text().splitlines(), "-e ."]
 
 
 def test_constraints_pin_everything_that_is_required_and_fit_it():
