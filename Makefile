@@ -4,7 +4,8 @@
 # make test                   all of it: that, every test, and the notebooks twice
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
-# make notebooks              run the notebooks for real and keep their outputs (pictures: COLORIZE_DATA)
+# make notebooks              build the notebooks, run them for real and keep their outputs (pictures: COLORIZE_DATA)
+# make colab                  build dist/colab/*.ipynb, notebooks with the package inside: upload one to Colab, run it
 # make release                train the submission's recipes in full (a GPU, hours) and write their files to hand out
 # make wheel                  build dist/colorize_utils-*.whl, weights included
 # make clean                  remove what the others made, but no pictures and no weights
@@ -20,7 +21,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize check test lab browser-test notebooks release wheel clean
+.PHONY: colorize check test lab browser-test notebooks colab release wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)") \
@@ -50,8 +51,11 @@ browser-test: $(VENV)/installed-browser
 	$(BIN)/python -m pytest tests/browser
 
 notebooks: $(VENV)/installed-dev
-	$(BIN)/python notebooks/release.py address
-	$(BIN)/python notebooks/release.py run
+	$(BIN)/python notebooks/source/build.py address
+	$(BIN)/python notebooks/source/build.py run
+
+colab: $(VENV)/installed-dev
+	$(BIN)/python notebooks/source/build.py colab
 
 # A run that was stopped goes on. TRAIN="--epochs 2 …" changes the recipes, to try it out.
 release: $(VENV)/installed
@@ -81,4 +85,4 @@ $(VENV)/installed-lab: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist/*.whl *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage
+	rm -rf $(VENV) build dist/*.whl dist/colab *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage

@@ -122,12 +122,13 @@ def write_report(
     species: Callable[[str], str | None],
     seed: int = 0,
     progress: bool = False,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Writes a page about a model into `folder`, and returns its files.
 
     grid.png: pictures picked by the seed; failures.png: picked by it from the `WORST` by CIEDE2000; report.md: what
     becomes of each colour and of each species. predictors: the model's styles by name; the first one is judged.
-    species: of a picture's name, None where it is not known.
+    species: of a picture's name, None where it is not known. notes: what a reader should know of the scores.
     """
     style = next(iter(predictors))
     scored = score_pictures(predictors[style], dataset, progress)
@@ -144,6 +145,7 @@ def write_report(
     kinds = [kind for name in dataset.names if (kind := species(name)) is not None]
     parts = [
         f"# {title}\n",
+        *(f"Note: {note}.\n" for note in notes),
         f"{len(scored)} pictures. Pictures picked by seed {seed}:\n\n![pictures picked by a seed](grid.png)\n",
         f"Failures, picked by the same seed from the {len(worst)} worst ({style}) by CIEDE2000:\n\n"
         "![failures](failures.png)\n",

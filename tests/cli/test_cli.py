@@ -457,6 +457,27 @@ def test_errors_are_one_line_on_stderr_and_a_status(arguments, status, message, 
     assert status == 2 or captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("recipe", "option", "having"),
+    [
+        ("gan-l1", ["--n-critic", "5"], "wgan"),
+        ("gan-mse", ["--lambda-gp", "10"], "wgan"),  # the default's value: it would have no effect either
+        ("gan-mse", ["--lambda-dist", "2"], "distribution"),
+        ("wgan", ["--no-discriminator-sigmoid"], "gan-l1, gan-mse"),
+        ("wgan", ["--discriminator-sigmoid"], "gan-l1, gan-mse"),
+        ("wgan", ["--dropout", "0.1"], "gan-l1, gan-mse, distribution"),
+        ("distribution", ["--lambda-adv", "100"], "gan-l1, gan-mse, wgan"),
+        ("distribution", ["--no-bounded"], "gan-l1, gan-mse, wgan"),
+    ],
+)
+def test_an_option_without_effect_is_refused_and_the_recipes_that_have_it_are_named(recipe, option, having, capsys):
+    tiny = ["--data", "generated", "--count", "20", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    with pytest.raises(SystemExit):
+        run("train", recipe, *tiny, *option)
+    assert capsys.readouterr().err.endswith(f": {having}\n")
+    assert tree() == []
+
+
 def test_a_program_that_fails_says_so_to_the_shell():
     result = program("missing.jpg")
     assert (result.returncode, result.stdout) == (1, "")
