@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from colorize_utils.architectures import ARCHITECTURES
 
@@ -97,7 +98,7 @@ class Recipe:
             f"{', '.join(having)}"
         )
 
-    def with_options(self, **options) -> "Recipe":
+    def with_options(self, **options: Any) -> "Recipe":
         """A variant with what somebody asked for by name. Unlike `dataclasses.replace` it also refuses an option
         without effect where its value is the default. Raises ValueError."""
         for option in options:
@@ -112,7 +113,7 @@ class Recipe:
         return self.learning_rate * min(1.0, 2 * (1 - epoch / self.epochs))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> "Recipe":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """A recipe from what `as_dict` gave, now or in an earlier version, which lacks what was added since and may
         have set options without effect."""
         values = {RENAMED.get(name, name): value for name, value in values.items()}
@@ -122,7 +123,7 @@ class Recipe:
                 values.pop(option, None)
         return cls(**values)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self) | {"betas": list(self.betas)}
 

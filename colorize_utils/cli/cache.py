@@ -1,6 +1,10 @@
 """`cache`: what decoded pictures take on the disk, and how to get that back."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from colorize_utils.data.cache import Entry
 
 DESCRIPTION = "Show the decoded pictures that are kept on disk, or clear them. They are decoded again when needed."
 
@@ -23,7 +27,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _described(entry) -> str:
+def _described(entry: "Entry") -> str:
     if entry.building:
         return "a build that runs or was killed"
     if entry.source is None:

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,19 +22,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from colorize_utils.errors import DataError
 
-try:
+if sys.platform != "win32":  # there, an abandoned build is told by its age alone
     import fcntl
-except ImportError:  # Windows: there, an abandoned build is told by its age alone
-    fcntl = None
 
 FORMAT = 2  # part of every key: raise it when what is stored changes
 GRAY_CHROMA = 4.0  # mean of max(R, G, B) − min(R, G, B), in 8-bit steps, up to which a picture counts as gray
+Read = Callable[[int], np.ndarray]  # a picture by its place: (size, size, 3) uint8; raises DataError
 _CHUNK = 64  # pictures decoded ahead of the one being written
 _LOCK = "building"  # the file that a build holds a lock on; it says on which machine
 _ABANDONED = 3600  # seconds without a write after which a build of another machine counts as killed
@@ -65,10 +66,16 @@ class DecodedPictures:
     skipped: list[str]
 
     @classmethod
-    def of(cls, pictures: np.ndarray, names: Sequence[str], gray=None, skipped: Sequence[str] = ()):
+    def of(
+        cls,
+        pictures: np.ndarray,
+        names: Sequence[str],
+        gray: Sequence[bool] | np.ndarray | None = None,
+        skipped: Sequence[str] = (),
+    ) -> "DecodedPictures":
         """All of `pictures`, in order."""
-        gray = np.zeros(len(names), bool) if gray is None else np.asarray(gray, bool)
-        return cls(pictures, np.arange(len(names)), list(names), gray, list(skipped))
+        flags = np.zeros(len(names), bool) if gray is None else np.asarray(gray, bool)
+        return cls(pictures, np.arange(len(names)), list(names), flags, list(skipped))
 
     def take(self, which: np.ndarray) -> "DecodedPictures":
         """The pictures at these places of the selection."""
@@ -78,10 +85,10 @@ class DecodedPictures:
 def decode(
     names: Sequence[str],
     signatures: Sequence[str],
-    read: Callable[[int], np.ndarray],
+    read: Read,
     size: int,
     source: Source,
-    folder: Path | None,
+    folder: Path | str | None,
     progress: bool = True,
 ) -> DecodedPictures:
     """The pictures `read(0)` … `read(len(names) - 1)`, from the cache or decoded now and cached.
@@ -112,11 +119,11 @@ def decode(
     return _open(entry, size)
 
 
-def _digest(values: Sequence) -> str:
+def _digest(values: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:20]
 
 
-def _reusing(older: Sequence[Path], names, signatures, read, size: int) -> Callable[[int], np.ndarray]:
+def _reusing(older: Sequence[Path], names: Sequence[str], signatures: Sequence[str], read: Read, size: int) -> Read:
     """`read`, but that pictures which an older entry has with the same signature are taken from there."""
     known = {}
     for entry in older:
@@ -129,11 +136,15 @@ def _reusing(older: Sequence[Path], names, signatures, read, size: int) -> Calla
     return lambda index: known[key] if (key := (names[index], signatures[index])) in known else read(index)
 
 
-def _decode_all(names, read, write, progress):
+def _decode_all(
+    names: Sequence[str], read: Read, write: Callable[[int, np.ndarray], object], progress: bool
+) -> tuple[list[int], list[bool], list[str]]:
     """Writes every picture that can be read; returns their indices, which are gray, and a line for each other one."""
-    rows, gray, skipped = [], [], []
+    rows: list[int] = []
+    gray: list[bool] = []
+    skipped: list[str] = []
 
-    def attempt(index):
+    def attempt(index: int) -> np.ndarray | DataError:
         try:
             return read(index)
         except DataError as error:
@@ -154,7 +165,15 @@ def _decode_all(names, read, write, progress):
     return rows, gray, skipped
 
 
-def _build(entry: Path, names, signatures, read, size: int, source: Source, progress: bool) -> None:
+def _build(
+    entry: Path,
+    names: Sequence[str],
+    signatures: Sequence[str],
+    read: Read,
+    size: int,
+    source: Source,
+    progress: bool,
+) -> None:
     need = len(names) * size * size * 3
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +187,7 @@ def _build(entry: Path, names, signatures, read, size: int, source: Source, prog
             # Plain writes: a full disk is then an error, where a write through a memory map would kill the process.
             with open(building / "pictures.bin", "wb") as file:
                 rows, gray, skipped = _decode_all(
-                    names, read, lambda _, picture: file.write(np.ascontiguousarray(picture, np.uint8)), progress
+                    names, read, lambda _, picture: file.write(np.ascontiguousarray(picture, np.uint8).data), progress
                 )
                 file.flush()
                 os.fsync(file.fileno())
@@ -215,11 +234,13 @@ def _building(entry: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _try_lock(file) -> bool:
+def _try_lock(file: TextIO) -> bool:
     """Whether an exclusive lock could be had, which ends with the file or the process."""
+    if sys.platform == "win32":
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (OSError, AttributeError):  # held by another; or no such locks here
+    except OSError:  # held by another; or none to be had on this disk
         return False
     return True
 
@@ -247,7 +268,7 @@ def _full(folder: Path, need: int, free: int) -> str:
     )
 
 
-def _index(entry: Path) -> dict:
+def _index(entry: Path) -> dict[str, Any]:
     return json.loads((entry / "index.json").read_text(encoding="utf-8"))
 
 

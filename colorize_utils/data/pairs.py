@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ FOLDER_SHARES = (0.8, 0.1, 0.1)  # of a folder's pictures, in the order of SPLIT
 FOLDER_RULE = 1  # how `split_place` and FOLDER_SHARES split a folder: raise it when either changes
 
 
-class PairDataset(Dataset):
+class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     """Pairs (colour, gray) from 8-bit pictures; the submission's data provider.
 
     pictures: (M, H, W, 3) uint8, RGB; an array, or a tensor on the device that the pairs shall be on. rows: the
@@ -106,7 +107,7 @@ class Splits:
     test: PairDataset
     skipped: tuple[str, ...] = ()
     crop: bool = False
-    record: dict | None = None
+    record: dict[str, Any] | None = None
 
 
 def load_splits(
@@ -142,7 +143,7 @@ def load_splits(
     folder = cache_folder() if cache == "default" else cache
     if source is None:
         source = os.environ.get("COLORIZE_DATA") or None
-    how = {"size": size, "crop": crop, "folder": folder, "progress": progress}
+    how: dict[str, Any] = {"size": size, "crop": crop, "folder": folder, "progress": progress}
     record = {"source": "folder", "pool": pool, "crop": crop, "drop_gray": drop_gray, "extra": extra is not None}
     if source == SYNTHETIC:
         train, val, test = _synthetic(count, size, seed)
@@ -218,7 +219,9 @@ def generated_parts(count: int, seed: int) -> list[np.ndarray]:
     return np.split(order, ends[:-1])
 
 
-def _flowers102(root: str | Path | None, size: int, crop: bool, folder, progress) -> list[DecodedPictures]:
+def _flowers102(
+    root: str | Path | None, size: int, crop: bool, folder: Path | str | None, progress: bool
+) -> list[DecodedPictures]:
     """The official splits. What torchvision reads and checks it reads once, and every picture has one `stat`."""
     from scipy.io import loadmat
     from torchvision.datasets import Flowers102
@@ -283,7 +286,7 @@ def species_names(source: str | Path | None = None) -> dict[str, str]:
     }
 
 
-def _folder(root: Path, size: int, crop: bool, folder, progress) -> DecodedPictures:
+def _folder(root: Path, size: int, crop: bool, folder: Path | str | None, progress: bool) -> DecodedPictures:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give one that holds flowers-102/ or pictures")
     signatures = _pictures_in(root)
@@ -390,7 +393,7 @@ def generator_for(*numbers: int) -> torch.Generator:
 
 def make_loader(
     dataset: PairDataset, batch_size: int, shuffle: bool = False, seed: int | None = None, num_workers: int = 0
-) -> DataLoader:
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """A loader of (colour (B, 3, H, W), gray (B, 1, H, W)) batches; whole batches are indexed at once.
 
     num_workers: 0 is fastest here, since the pictures are decoded already.

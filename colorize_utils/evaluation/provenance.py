@@ -9,6 +9,7 @@ length, folders too small for the rule, and checkpoints that say nothing.
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from colorize_utils.checkpoints import fetch
 from colorize_utils.checkpoints.state import file_kind
@@ -16,7 +17,7 @@ from colorize_utils.data import Splits, split_place
 from colorize_utils.data.pairs import FOLDER_RULE, generated_names, generated_parts
 
 
-def read_record(model: str | os.PathLike) -> dict | None:
+def read_record(model: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What decided the split that a checkpoint was trained on (`Splits.record`); None where it does not say.
 
     model: a name in the registry, a link, or a file's path. Raises CheckpointError where the file cannot be had.
@@ -35,7 +36,7 @@ def read_record(model: str | os.PathLike) -> dict | None:
     return record if isinstance(record, dict) and isinstance(record.get("pictures"), dict) else None
 
 
-def remarks(records: Mapping[str, dict | None], splits: Splits, part: str) -> list[str]:
+def remarks(records: Mapping[str, dict[str, Any] | None], splits: Splits, part: str) -> list[str]:
     """What a reader of the scores should know, a line each; nothing where all is well.
 
     records: of each checkpoint, by its name (`read_record`). splits: whose `part`, "val" or "test", is scored.
@@ -62,11 +63,11 @@ def remarks(records: Mapping[str, dict | None], splits: Splits, part: str) -> li
     return lines
 
 
-def _same_folder(record: dict, scored: dict) -> bool:
+def _same_folder(record: dict[str, Any], scored: dict[str, Any]) -> bool:
     return record.get("source") == "folder" and record["pictures"].get("test") == scored["pictures"]["test"]
 
 
-def _seen(record: dict, scored: dict, part: str, names: list[str]) -> int:
+def _seen(record: dict[str, Any], scored: dict[str, Any], part: str, names: list[str]) -> int:
     """How many of the pictures were for training, or for validation where that was pooled, by the checkpoint's record.
 
     A folder's record names the place from which on its pictures were: pictures of that place and above may be known.
