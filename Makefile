@@ -1,6 +1,6 @@
 # make colorize               set up, and colorize a sample photograph
 # make colorize PHOTO=my.jpg  … or your own picture or folder
-# make test                   set up, lint and run every test, the notebooks among them
+# make test                   set up, lint and run every test but the browser's, the notebooks among them
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
 # make notebooks              build the notebooks, run them for real and keep their outputs (pictures: COLORIZE_DATA)
