@@ -1,7 +1,7 @@
 # make colorize               set up, and colorize a sample photograph
 # make colorize PHOTO=my.jpg  … or your own picture or folder
 # make check                  a minute: lint, formatting, types and the fast tests
-# make test                   all of it: that, every test, and the notebooks twice
+# make test                   all of it: that, every test but the browser's, and the notebooks twice
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
 # make notebooks              build the notebooks, run them for real and keep their outputs (pictures: COLORIZE_DATA)

@@ -7,6 +7,10 @@ They share one base, so that a terminal or a widget can show every one of them o
 class ColorizeError(Exception):
     """Something that the person at the keyboard can mend."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook: the sentence, without a trace of the package's insides."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class PictureError(ColorizeError):
     """A picture that cannot be read, or a place it cannot be written to."""

@@ -12,8 +12,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from PIL import Image
 
+from colorize_utils.data import load_splits
 from colorize_utils.notebook.profiles import PROFILES
+from colorize_utils.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "notebooks" / "source"))
@@ -188,6 +191,17 @@ def test_a_diff_shows_only_the_idea():
     share = {tag: sum(tag in tags(cell) for cell in l1) / len(l1) for tag in ("loss", "adversary")}
     assert share["loss"] < 0.2
     assert share["adversary"] < 0.3
+
+
+@each
+def test_pictures_that_are_left_out_are_named(name, tmp_path, capsys):
+    for number in range(10):
+        Image.new("RGB", (8, 8), (25 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    (sizes,) = [cell.source for cell in cells(name) if cell.id == "split-sizes"]
+    splits = load_splits(tmp_path, 32, cache=None, progress=False)
+    exec(sizes, {"splits": splits, "recipe": RECIPES[name.lower()]})
+    assert "torn.png" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- one source

@@ -89,6 +89,15 @@ def test_environment_says_what_requirements_say():
     assert lines == [*(ROOT / "requirements.txt").read_text().splitlines(), "-e ."]
 
 
+def test_the_readme_names_what_is_run_apart_and_the_console_command():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (section,) = re.findall(r"(?ms)^## Run it$(.*?)^## ", (ROOT / "README.md").read_text())
+    for apart in project["tool"]["pytest"]["ini_options"]["norecursedirs"]:
+        assert f"`make {apart}-test`" in section
+    for command in project["project"]["scripts"]:
+        assert f"`{command}`" in section
+
+
 def test_constraints_pin_everything_that_is_required_and_fit_it():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from colorize_utils.colour import levels_of
-from colorize_utils.errors import TrainingError
+from colorize_utils.errors import ColorizeError, TrainingError
 from colorize_utils.files import atomic_write
 from colorize_utils.notebook.bootstrap import on_colab
 from colorize_utils.plots import MAX_SNAPSHOTS, figure_png, plot_progress
@@ -28,8 +28,8 @@ def runs_folder(mount_drive: bool = False) -> Path:
 
     mount_drive: on Colab, mount it first (Colab asks for permission), so that a run outlasts the runtime.
     """
-    if RUNS in os.environ:
-        return Path(os.environ[RUNS])
+    if named := os.environ.get(RUNS):  # an empty one is none: it would be the working folder itself
+        return Path(named)
     if mount_drive:
         mount()
     on_drive = DRIVE / "MyDrive"
@@ -37,11 +37,23 @@ def runs_folder(mount_drive: bool = False) -> Path:
 
 
 def mount() -> None:
-    """Mounts Google Drive, on Colab and where that is not done yet; elsewhere there is nothing to do."""
+    """Mounts Google Drive, on Colab and where that is not done yet; elsewhere there is nothing to do.
+
+    Raises ColorizeError where that is refused or fails.
+    """
     if on_colab() and not (DRIVE / "MyDrive").is_dir():
         from google.colab import drive
 
-        drive.mount(str(DRIVE))
+        try:
+            drive.mount(str(DRIVE))
+        except (
+            Exception
+        ) as error:  # Colab documents none: a refusal is a MessageError of its own, a failure a ValueError
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ColorizeError(
+                f"Google Drive is not mounted ({reason}): run this cell again and allow it, or do without (USE_DRIVE = "
+                "False keeps runs in this runtime, as long as it lives)"
+            ) from error
 
 
 def show_source(*parts: Callable | type):

@@ -48,7 +48,10 @@ def choose_colorizer(model_path: str = "", device: str | None = None) -> Coloriz
     checkpoint of the registry that can. Prints which it is, and what was wrong with those before it."""
     chosen = model_path.strip()
     if chosen.startswith(str(DRIVE)):
-        mount()
+        try:
+            mount()
+        except ColorizeError as error:
+            print(error)
     candidates = [chosen, *REGISTRY] if chosen else [*REGISTRY]
     for candidate in dict.fromkeys([*candidates, DEFAULT]):
         try:

@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from colorize_utils import training
+from colorize_utils.checkpoints import DEFAULT
 from colorize_utils.colour import levels_of
-from colorize_utils.errors import TrainingError
+from colorize_utils.errors import ColorizeError, TrainingError
 from colorize_utils.models import LuminanceKept
-from colorize_utils.notebook import live
+from colorize_utils.notebook import live, widgets
 from colorize_utils.notebook.live import LiveFigure, runs_folder, show_source
 from colorize_utils.recipes import GAN_L1
 
@@ -28,24 +30,68 @@ def test_runs_lie_in_the_working_folder_where_there_is_no_drive(monkeypatch, tmp
     assert runs_folder() == tmp_path / "elsewhere"
 
 
-def test_runs_lie_on_the_drive_where_it_is_mounted(monkeypatch, tmp_path):
-    class Drive:
-        @staticmethod
-        def mount(mountpoint):
-            assert mountpoint == str(tmp_path / "drive")
-            (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
-
-    monkeypatch.delenv("COLORIZE_RUNS", raising=False)
+def test_an_empty_variable_is_as_good_as_none(monkeypatch, tmp_path):
+    """Not the working folder itself, which a run's files would fill."""
+    monkeypatch.setenv("COLORIZE_RUNS", "")
     monkeypatch.setattr(live, "DRIVE", tmp_path / "drive")
-    google = type(sys)("google")
-    google.colab = type(sys)("google.colab")
-    google.colab.drive = Drive
-    monkeypatch.setitem(sys.modules, "google", google)
-    monkeypatch.setitem(sys.modules, "google.colab", google.colab)
+    assert str(runs_folder()) == "runs"
+
+
+@pytest.fixture
+def colab(monkeypatch, tmp_path):
+    """Makes this a Colab whose Drive is mounted by the function that is handed over."""
+
+    def become(mount):
+        monkeypatch.delenv("COLORIZE_RUNS", raising=False)
+        monkeypatch.setattr(live, "DRIVE", tmp_path / "drive")
+        google = type(sys)("google")
+        google.colab = type(sys)("google.colab")
+        google.colab.drive = type("drive", (), {"mount": staticmethod(mount)})
+        monkeypatch.setitem(sys.modules, "google", google)
+        monkeypatch.setitem(sys.modules, "google.colab", google.colab)
+
+    return become
+
+
+def test_runs_lie_on_the_drive_where_it_is_mounted(colab, tmp_path):
+    def mount(mountpoint):
+        assert mountpoint == str(tmp_path / "drive")
+        (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
+
+    colab(mount)
     assert str(runs_folder()) == "runs"
     on_drive = tmp_path / "drive" / "MyDrive" / "colorize-runs"
     assert runs_folder(mount_drive=True) == on_drive
     assert runs_folder() == on_drive
+
+
+def test_a_drive_that_is_refused_is_one_line(colab):
+    def mount(mountpoint):
+        raise ValueError("mount failed:\ncredential propagation was unsuccessful")
+
+    colab(mount)
+    with pytest.raises(ColorizeError, match="credential propagation") as caught:
+        runs_folder(mount_drive=True)
+    shell = InteractiveShell()
+    with pytest.MonkeyPatch.context() as patch:
+        shown = []
+        patch.setattr(shell, "_showtraceback", lambda kind, error, lines: shown.extend(lines))
+        shell.showtraceback((caught.type, caught.value, caught.tb))
+    (line,) = shown  # as a notebook shows it
+    assert "USE_DRIVE" in line
+    assert "\n" not in line
+
+
+def test_where_the_drive_is_refused_the_last_cell_colorizes_all_the_same(colab, monkeypatch, tmp_path, capsys):
+    def mount(mountpoint):
+        raise ValueError("mount failed")
+
+    colab(mount)
+    monkeypatch.setattr(widgets, "DRIVE", live.DRIVE)
+    assert widgets.choose_colorizer(str(live.DRIVE / "MyDrive" / "mine.pth"), "cpu").name == DEFAULT
+    printed = capsys.readouterr().out.splitlines()
+    assert "mount failed" in printed[0]
+    assert f"model: {DEFAULT}" in printed[-1]
 
 
 # ---------------------------------------------------------------- the live figure
