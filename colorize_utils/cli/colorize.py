@@ -43,11 +43,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
 
     from colorize_utils.checkpoints import DEFAULT
+    from colorize_utils.devices import keep_freed_memory
     from colorize_utils.inference import Colorizer
     from colorize_utils.inference.batch import colorize_files
 
     progress = not options.quiet
     colorizer = Colorizer.from_checkpoint(options.model or DEFAULT, options.device, progress, int8=options.int8)
+    if colorizer.device.type == "cpu":
+        keep_freed_memory()
     if options.style not in (None, *colorizer.styles):
         parser.error(f"{colorizer.name} has no style {options.style}: it names a single colour; --strength is for it")
     report = colorize_files(

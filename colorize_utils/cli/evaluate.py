@@ -30,6 +30,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
+    from colorize_utils.devices import keep_freed_memory
     from colorize_utils.files import atomic_write
     from colorize_utils.inference import Colorizer
     from colorize_utils.metrics import format_scores, gray_baseline, mean_chroma_baseline, scoreboard
@@ -41,6 +42,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     colorizers = {
         model: Colorizer.from_checkpoint(model, options.device, progress, int8=options.int8) for model in models
     }
+    if any(colorizer.device.type == "cpu" for colorizer in colorizers.values()):
+        keep_freed_memory()
     splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=progress)
     dataset = getattr(splits, options.split)
     if options.limit is not None:

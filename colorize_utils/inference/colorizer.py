@@ -21,7 +21,7 @@ from colorize_utils import palette
 from colorize_utils.checkpoints import DEFAULT, load_generator
 from colorize_utils.colour import chroma_of, merge, unit, with_chroma
 from colorize_utils.data.pictures import to_gray
-from colorize_utils.devices import choose_device, keep_freed_memory
+from colorize_utils.devices import choose_device
 from colorize_utils.errors import DeviceError
 from colorize_utils.inference.quantization import Int8Network
 from colorize_utils.models import POOLINGS, DistributionUNet, MeanColour, fuse_batch_norms
@@ -32,6 +32,33 @@ STYLES = tuple(_STYLES)
 # The calmer one on people and things, of which the bundled network knows nothing; on flowers a matter of taste.
 DEFAULT_STYLE = "safe"
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
+
+
+class _Shares:
+    """How many threads share the cores: the number of PyTorch's threads is the whole process's, so the blocks of
+    `Colorizer.shared_by` are counted for all colorizers together, however they overlap."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._threads = 0  # the process's number, before the first block began
+
+    def enter(self, workers: int) -> None:
+        with self._lock:
+            if not self._workers:
+                self._threads = torch.get_num_threads()
+            self._workers += workers
+            torch.set_num_threads(max(1, self._threads // self._workers))
+
+    def leave(self, workers: int) -> None:
+        with self._lock:
+            self._workers -= workers
+            # In every block, not only in the last one: each thread remembers a number of its own besides, and those
+            # that colorize in the blocks that remain keep their share by that.
+            torch.set_num_threads(self._threads)
+
+
+_SHARES = _Shares()
 
 
 class Colorizer:
@@ -61,8 +88,6 @@ class Colorizer:
         self.device = torch.device("cpu") if int8 and device is None else choose_device(device)
         if int8 and self.device.type != "cpu":
             raise DeviceError(f"int8 computes on the CPU, not on {self.device}; leave out one of the two")
-        if self.device.type == "cpu":
-            keep_freed_memory()
         if isinstance(network, MeanColour):
             network = network.generator  # the mean is one of its styles
         self.has_distribution = isinstance(network, DistributionUNet)
@@ -79,6 +104,7 @@ class Colorizer:
         self.size = size
         self.name = name
         self._turn = threading.Lock()
+        self._sharing = 0  # blocks of `shared_by` that are open
         # ONNX Runtime has threads of its own; what is compiled anew for each number of threads is no gain.
         self._can_be_shared = self.device.type == "cpu" and not (int8 or compiled)
 
@@ -105,19 +131,20 @@ class Colorizer:
 
         A folder then takes about a sixth less time, with the bundled network as with a U-Net of full width at 256×256
         (two cores), because cores do not wait for each other at the end of each layer. It takes the memory of as many
-        pictures. The number of threads is the whole process's and is put back afterwards.
+        pictures. The number of threads is the whole process's; when all blocks have ended, it is what it was.
         """
         if not self._can_be_shared:
             yield
             return
-        turn, threads = self._turn, torch.get_num_threads()
-        self._turn = contextlib.nullcontext()
-        torch.set_num_threads(max(1, threads // workers))
+        _SHARES.enter(workers)
+        with self._turn:  # a picture that has all of the machine is finished first
+            self._sharing += 1
         try:
             yield
         finally:
-            torch.set_num_threads(threads)
-            self._turn = turn
+            with self._turn:
+                self._sharing -= 1
+            _SHARES.leave(workers)
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -217,7 +244,7 @@ class Colorizer:
         h, w = gray.shape[-2:]
         multiple = 2**POOLINGS
         padded = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
-        with self._turn:
+        with contextlib.nullcontext() if self._sharing else self._turn:
             output = self.network(padded.to(self.device))
         share = padded.shape[-1] // output.shape[-1]  # 2, where the network answers at half its working size
         return output[..., : h // share, : w // share].float().cpu()
