@@ -4,6 +4,7 @@
 that the state dict fits; `save` writes safetensors with the network's history in the metadata.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -175,6 +176,7 @@ class LoadedGenerator:
     size: int
     name: str
     metadata: dict
+    sha256: str = ""  # of the file, in hexadecimal digits
 
     @property
     def predictor(self) -> nn.Module:
@@ -216,7 +218,9 @@ def load_file(
     size = size or weights.metadata.get("size") or otherwise
     if not isinstance(size, int) or size <= 0:
         raise CheckpointError(f"{path.name} says that its working size is {size!r}: its metadata is damaged")
-    return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata, digest)
 
 
 def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple | None) -> str:

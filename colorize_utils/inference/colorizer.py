@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from colorize_utils import palette
 from colorize_utils.checkpoints import DEFAULT, load_generator
 from colorize_utils.colour import chroma_of, merge, unit, with_chroma
+from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import to_gray
 from colorize_utils.devices import choose_device
 from colorize_utils.errors import DeviceError
@@ -68,6 +69,7 @@ class Colorizer:
     size: its working size, pixels a side of a square; other aspects get the same area. name: for tables.
     int8: computes in 8-bit integers, on the CPU: several times faster, nearly the same pictures.
     compiled: compiles the network at its first pictures, which takes half a minute or more.
+    checkpoint: the SHA-256 of the file that the network is from, for `mark`.
 
     Several threads may colorize at once: the network takes one picture at a time and all of the machine for it, while
     other pictures are read, merged and written. `shared_by` is quicker for many pictures on a CPU.
@@ -84,6 +86,7 @@ class Colorizer:
         *,
         int8: bool = False,
         compiled: bool = False,
+        checkpoint: str = "",
     ):
         self.device = torch.device("cpu") if int8 and device is None else choose_device(device)
         if int8 and self.device.type != "cpu":
@@ -103,6 +106,7 @@ class Colorizer:
             self.network = torch.compile(self.network, options=options)
         self.size = size
         self.name = name
+        self.checkpoint = checkpoint
         self._turn = threading.Lock()
         self._sharing = 0  # blocks of `shared_by` that are open
         # ONNX Runtime has threads of its own; what is compiled anew for each number of threads is no gain.
@@ -122,7 +126,7 @@ class Colorizer:
         (checkpoints.py), and what `Colorizer` raises.
         """
         loaded = load_generator(name_or_path, progress=progress)
-        return cls(loaded.predictor, loaded.size, loaded.name, device, **how)
+        return cls(loaded.predictor, loaded.size, loaded.name, device, checkpoint=loaded.sha256, **how)
 
     @contextlib.contextmanager
     def shared_by(self, workers: int) -> Iterator[None]:
@@ -154,6 +158,14 @@ class Colorizer:
     @property
     def default_style(self) -> str:
         return DEFAULT_STYLE if DEFAULT_STYLE in self.styles else self.styles[0]
+
+    def mark(self, style: str | None = None) -> Mark:
+        """What a file of a result should say of its colours: that they are predicted, by which model, in which style.
+
+        `save_picture(image, path, mark=colorizer.mark())` writes it. Raises ValueError where the network does not have
+        the style.
+        """
+        return Mark(self.name, self.checkpoint[:12], self._known(style))
 
     def colorize(
         self, picture, keep_luminance: bool = True, strength: float = 1.0, style: str | None = None
