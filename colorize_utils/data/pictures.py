@@ -94,7 +94,7 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
         raise PictureError(f"{name} is a folder, not a picture") from error
     except PermissionError as error:
         raise PictureError(f"{name} may not be read; check its permissions") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:  # what Pillow's decoders raise
         raise PictureError(f"{name} is damaged or cut short ({error}); get a fresh copy") from error
 
 

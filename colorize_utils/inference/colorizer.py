@@ -23,7 +23,7 @@ from colorize_utils.colour import chroma_of, merge, unit, with_chroma
 from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import to_gray
 from colorize_utils.devices import choose_device
-from colorize_utils.errors import DeviceError
+from colorize_utils.errors import CheckpointError, DeviceError
 from colorize_utils.inference.quantization import Int8Network
 from colorize_utils.models import POOLINGS, DistributionUNet, MeanColour, fuse_batch_norms
 
@@ -32,6 +32,7 @@ _STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # of a network that pr
 STYLES = tuple(_STYLES)
 # The calmer one on people and things, of which the bundled network knows nothing; on flowers a matter of taste.
 DEFAULT_STYLE = "safe"
+_MOST = 1e6  # what a network may answer, of colours in [0, 1] or as logits: merging takes no more in float32
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
 
 
@@ -181,7 +182,7 @@ class Colorizer:
         default: `default_style`. A network that names a single colour has "safe" alone.
 
         Raises PictureError where a picture cannot be read, ValueError where an array does not fit, or the network does
-        not have the style.
+        not have the style, CheckpointError where the network's answer is no number.
         """
         style = self._known(style)
         source = to_gray(picture)
@@ -259,7 +260,12 @@ class Colorizer:
         with contextlib.nullcontext() if self._sharing else self._turn:
             output = self.network(padded.to(self.device))
         share = padded.shape[-1] // output.shape[-1]  # 2, where the network answers at half its working size
-        return output[..., : h // share, : w // share].float().cpu()
+        output = output[..., : h // share, : w // share].float().cpu()
+        if not output.abs().max() < _MOST:  # NaN is not less, either; weights may be finite and their products not
+            raise CheckpointError(
+                f"{self.name} answers NaN or numbers beyond all bounds; its weights are damaged, use another"
+            )
+        return output
 
 
 def _unit(levels: np.ndarray) -> Tensor:
