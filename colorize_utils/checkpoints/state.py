@@ -4,6 +4,7 @@
 that the state dict fits; `save` writes safetensors with the network's history in the metadata.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write
 from colorize_utils.models import ARCHITECTURES, BASE_CHANNELS, build_generator, predictor
 
+MAX_SIZE = 4096  # pixels a side that a working size may have: no network here was trained at a quarter of it
 RESAVE = "torch.save(model.state_dict(), 'weights.pth')"
 
 
@@ -119,7 +121,19 @@ def _plain_state(content: object, name: str) -> dict[str, Tensor]:
     foreign = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if foreign:
         raise CheckpointError(f"{name} is no plain state dict (it holds {foreign[0]!r}); save it with {RESAVE}")
+    odd = [key for key, value in content.items() if not _is_plain(value)]
+    if odd:
+        raise CheckpointError(
+            f"{name} holds {odd[0]!r} as a sparse, quantized, complex or meta tensor, which no network here takes; "
+            f"save plain weights with {RESAVE}"
+        )
     return {_without_prefixes(key): value for key, value in content.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has a real number in memory for each of its elements, which can be copied into a network's."""
+    dense = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+    return dense and not tensor.is_complex()
 
 
 def _without_prefixes(key: str) -> str:
@@ -137,7 +151,7 @@ def _read_metadata(path: Path) -> dict:
     for key, value in raw.items():
         try:
             parsed[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             parsed[key] = value
     return parsed
 
@@ -171,6 +185,7 @@ class LoadedGenerator:
     size: int
     name: str
     metadata: dict
+    sha256: str = ""  # of the file, in hexadecimal digits
 
     @property
     def predictor(self) -> nn.Module:
@@ -212,9 +227,11 @@ def load_file(
     if not all(value.isfinite().all() for value in network.state_dict().values() if value.is_floating_point()):
         raise CheckpointError(f"{path.name} holds NaN or infinite weights: the run that wrote it diverged; use another")
     size = size or weights.metadata.get("size") or otherwise
-    if not isinstance(size, int) or size <= 0:
+    if not isinstance(size, int) or not 0 < size <= MAX_SIZE:
         raise CheckpointError(f"{path.name} says that its working size is {size!r}: its metadata is damaged")
-    return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata, digest)
 
 
 def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple | None) -> str:

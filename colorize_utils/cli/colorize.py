@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="safe (default): the mean of what is possible; vivid: stronger colours; for models that have both",
     )
     parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
+    parser.add_argument(
+        "--no-mark",
+        action="store_true",
+        help="do not write into results that their colours are predicted, by which model and in which style",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     parser.add_argument("--int8", action="store_true", help="8-bit arithmetic: quicker on a CPU (needs the extra int8)")
@@ -43,11 +48,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
 
     from colorize_utils.checkpoints import DEFAULT
+    from colorize_utils.devices import keep_freed_memory
     from colorize_utils.inference import Colorizer
     from colorize_utils.inference.batch import colorize_files
 
     progress = not options.quiet
     colorizer = Colorizer.from_checkpoint(options.model or DEFAULT, options.device, progress, int8=options.int8)
+    if colorizer.device.type == "cpu":
+        keep_freed_memory()
     if options.style not in (None, *colorizer.styles):
         parser.error(f"{colorizer.name} has no style {options.style}: it names a single colour; --strength is for it")
     report = colorize_files(
@@ -56,12 +64,20 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         options.output,
         overwrite=options.overwrite,
         progress=progress,
+        mark=not options.no_mark,
         keep_luminance=not options.raw,
         strength=options.strength,
         style=options.style,
     )
     for line in report.failed:
         print(f"error: {line}", file=sys.stderr)
+    if report.others:
+        path, mark = report.others[0]
+        print(
+            f"note: {len(report.others)} of the results that were there are by another model or in another style "
+            f"({path}: {mark.system}, {mark.style}); --overwrite makes them anew",
+            file=sys.stderr,
+        )
     if len(report.written) == 1 and not options.quiet:
         print(report.written[0])
     elif not options.quiet and (report.written or report.skipped):

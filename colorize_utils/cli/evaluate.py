@@ -31,6 +31,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
+    from colorize_utils.devices import keep_freed_memory
     from colorize_utils.evaluation.provenance import read_record, remarks
     from colorize_utils.files import atomic_write
     from colorize_utils.inference import Colorizer
@@ -43,6 +44,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     colorizers = {
         model: Colorizer.from_checkpoint(model, options.device, progress, int8=options.int8) for model in models
     }
+    if any(colorizer.device.type == "cpu" for colorizer in colorizers.values()):
+        keep_freed_memory()
     records = {model: read_record(model) for model in models}
     how = {"crop": options.crop, "seed": options.seed, "count": options.count, "progress": progress}
     splits = load_splits(options.data, options.size, **how)

@@ -1,4 +1,5 @@
-"""Picture files of any kind: opened upright, reduced to 8-bit gray, written back with what belongs to them."""
+"""Picture files of any kind: opened upright, reduced to 8-bit gray, written back with what belongs to them
+(metadata.py)."""
 
 import io
 import os
@@ -14,6 +15,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
+from colorize_utils.data.metadata import Mark, Metadata, read_metadata, save_options
 from colorize_utils.errors import PictureError
 from colorize_utils.files import atomic_write
 
@@ -32,7 +34,9 @@ WRITABLE = {
 READABLE = {*WRITABLE, ".gif", ".pgm", ".pbm", ".ppm", ".pnm", ".jp2", ".avif"}
 SAVE_OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": 0},  # chroma is the point here: keep it at full resolution
-    "WEBP": {"quality": 95},
+    # 95 of 100 would move luminance by up to 12 of 255; exact: keeps colours where they are transparent, too. For
+    # lossless files quality is effort: 40 takes two thirds of the default's time for 1 % larger files.
+    "WEBP": {"lossless": True, "exact": True, "quality": 40},
 }  # TIFF stays uncompressed: compressed, Pillow cannot write EXIF into it
 HOLDS_ALPHA = {"PNG", "TIFF", "WEBP"}
 MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: 0.5 GB of RGB
@@ -46,11 +50,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What EXIF says of the scene and the camera, by tag: description, maker, model, software, date, artist, copyright,
-# rating, Windows' title to subject; and the sub-directories of exposure and place. A TIFF file's own directory has the
-# layout of its pixels besides, the orientation is applied, and a thumbnail would still be gray.
-_EXIF_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x4746, *range(0x9C9B, 0x9CA0))
-_EXIF_DIRECTORIES = (0x8769, 0x8825)
 
 
 def is_picture(path: Path) -> bool:
@@ -95,7 +94,7 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
         raise PictureError(f"{name} is a folder, not a picture") from error
     except PermissionError as error:
         raise PictureError(f"{name} may not be read; check its permissions") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken files
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:  # what Pillow's decoders raise
         raise PictureError(f"{name} is damaged or cut short ({error}); get a fresh copy") from error
 
 
@@ -231,22 +230,24 @@ def _array_levels(array: np.ndarray) -> np.ndarray:
     raise ValueError(f"an array or tensor must be bool, uint8, uint16 or float, got {array.dtype}")
 
 
-def save_picture(image: Image.Image, path: Path, original: Path | None = None) -> None:
-    """Writes `image` in the format that `path`'s suffix names, whole or not at all; EXIF and ICC of `original` kept.
+def save_picture(
+    image: Image.Image, path: str | os.PathLike, original: str | os.PathLike | None = None, mark: Mark | None = None
+) -> None:
+    """Writes `image` in the format that `path`'s suffix names, whole or not at all.
 
-    EXIF comes without its orientation, which has been applied; an ICC profile only if it describes RGB, because a gray
-    or CMYK one would make the colours wrong.
+    original: the file whose metadata is kept, as far as it still holds and the format has room for it: EXIF, ICC, XMP,
+    IPTC, resolution, comment (`metadata.save_options` says which format holds what).
+    mark: says in EXIF and XMP that the colours are predicted (`Colorizer.mark`); a BMP file cannot say it.
 
-    Raises PictureError where the format cannot hold the picture, or the file cannot be written.
+    Raises PictureError where the format cannot hold the picture, the original is gone, or the file cannot be written.
     """
+    path = Path(path)
     format_name = WRITABLE.get(path.suffix.lower())
     if format_name is None:
         raise PictureError(f"{path} cannot be written: choose a name that ends in {', '.join(WRITABLE)}")
     if image.mode == "RGBA" and format_name not in HOLDS_ALPHA:
         raise PictureError(f"{path} cannot hold the picture's transparency; choose a name that ends in .png")
-    options = dict(SAVE_OPTIONS.get(format_name, {}))
-    if original is not None:
-        options |= _metadata(original)
+    options = SAVE_OPTIONS.get(format_name, {}) | save_options(format_name, _metadata(original), mark)
     try:
         with atomic_write(path) as temporary:
             image.save(temporary, format=format_name, **options)
@@ -256,32 +257,11 @@ def save_picture(image: Image.Image, path: Path, original: Path | None = None) -
         raise PictureError(f"{path} cannot be written: {error}; choose another format") from error
 
 
-def _metadata(original: Path) -> dict[str, bytes]:
-    kept = {}
-    with without_warnings(), Image.open(original) as image:
-        icc = image.info.get("icc_profile")
-        try:
-            exif = image.getexif()
-            entries = {tag: exif[tag] for tag in _EXIF_KEPT if tag in exif}
-            entries |= {tag: exif.get_ifd(tag) for tag in _EXIF_DIRECTORIES if tag in exif}
-        except Exception:  # as in `_upright`: what cannot be read cannot be kept
-            entries = {}
-    exif = Image.Exif()
-    for tag, entry in entries.items():
-        if entry and _can_be_written(tag, entry):
-            exif[tag] = entry
-    if len(exif):
-        kept["exif"] = exif.tobytes()
-    if icc and icc[16:20] == b"RGB ":
-        kept["icc_profile"] = icc
-    return kept
-
-
-def _can_be_written(tag: int, entry: object) -> bool:
-    alone = Image.Exif()
-    alone[tag] = entry
+def _metadata(original: str | os.PathLike | None) -> Metadata:
+    if original is None:
+        return Metadata()
     try:
-        alone.tobytes()
-    except Exception:  # an entry of another type than its tag's, say; Pillow raises TypeError, struct.error and more
-        return False
-    return True
+        with without_warnings():
+            return read_metadata(original)
+    except OSError as error:
+        raise PictureError(f"{original} is gone or has changed meanwhile ({error}); try again") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from colorize_utils.data.metadata import Mark, read_mark
 from colorize_utils.data.pictures import WRITABLE, is_picture, save_picture, without_warnings
 from colorize_utils.devices import is_out_of_memory
 from colorize_utils.errors import PictureError
@@ -21,11 +22,13 @@ AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 
 @dataclass
 class BatchReport:
-    """written, skipped: result files, new and found finished; failed: a line for each picture that has none."""
+    """written, skipped: result files, new and found finished; failed: a line for each picture that has none.
+    others: those of the skipped whose mark names another model or style, and that mark."""
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    others: list[tuple[Path, Mark]] = field(default_factory=list)
 
 
 def colorize_files(
@@ -35,19 +38,21 @@ def colorize_files(
     *,
     overwrite: bool = False,
     progress: bool = True,
+    mark: bool = True,
     **how,
 ) -> BatchReport:
     """Colorizes files and whole folders, and goes on where one fails.
 
     pictures: files or folders. output: for one file, the file to write or the folder to write it to; otherwise the
     folder that gets the same relative names. By default NAME-colorized beside each file or folder. `how` goes to
-    `Colorizer.colorize`.
+    `Colorizer.colorize`. mark: whether results say that their colours are predicted, by which model and in which style.
 
     A result keeps its original's format where that can hold colour, else it becomes PNG (`scan.gif` → `scan.gif.png`).
     Results that exist are left as they are, so that a second run goes on where the first stopped; for a single file
     that is an error, since nothing would be done. `overwrite` replaces them; an original is never replaced.
     """
     report = BatchReport()
+    own = colorizer.mark(how.get("style"))
     jobs = list(_jobs(pictures, output, report))
     single = len(pictures) == 1 and not pictures[0].is_dir()
     originals = {original.resolve() for original, _ in jobs}
@@ -65,7 +70,7 @@ def colorize_files(
             if single:
                 raise PictureError(f"{target} exists already; --overwrite replaces it, -o chooses another name")
             return False
-        save_picture(colorizer.colorize(original, **how), target, original)
+        save_picture(colorizer.colorize(original, **how), target, original, own if mark else None)
         return True
 
     workers = max(1, min(AT_ONCE, len(jobs)))
@@ -86,6 +91,10 @@ def colorize_files(
         except BaseException:  # an interrupt, above all: what has begun is finished, the rest is left
             pool.shutdown(cancel_futures=True)
             raise
+        # All of them, since an album may have been begun, gone on with and ended with three models: a head takes a
+        # fraction of a millisecond to read, and a picture many to colorize.
+        found = ((path, read_mark(path)) for path in report.skipped)
+        report.others = [(path, other) for path, other in found if other and not other.is_of_the_same(own)]
     return report
 
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from colorize_utils import palette
 from colorize_utils.checkpoints import DEFAULT, load_generator
 from colorize_utils.colour import chroma_of, merge, unit, with_chroma
+from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import to_gray
-from colorize_utils.devices import choose_device, keep_freed_memory
-from colorize_utils.errors import DeviceError
+from colorize_utils.devices import choose_device
+from colorize_utils.errors import CheckpointError, DeviceError
 from colorize_utils.inference.quantization import Int8Network
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
 
@@ -31,7 +32,35 @@ _STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # of a network that pr
 STYLES = tuple(_STYLES)
 # The calmer one on people and things, of which the bundled network knows nothing; on flowers a matter of taste.
 DEFAULT_STYLE = "safe"
+_MOST = 1e6  # what a network may answer, of colours in [0, 1] or as logits: merging takes no more in float32
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
+
+
+class _Shares:
+    """How many threads share the cores: the number of PyTorch's threads is the whole process's, so the blocks of
+    `Colorizer.shared_by` are counted for all colorizers together, however they overlap."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._threads = 0  # the process's number, before the first block began
+
+    def enter(self, workers: int) -> None:
+        with self._lock:
+            if not self._workers:
+                self._threads = torch.get_num_threads()
+            self._workers += workers
+            torch.set_num_threads(max(1, self._threads // self._workers))
+
+    def leave(self, workers: int) -> None:
+        with self._lock:
+            self._workers -= workers
+            # In every block, not only in the last one: each thread remembers a number of its own besides, and those
+            # that colorize in the blocks that remain keep their share by that.
+            torch.set_num_threads(self._threads)
+
+
+_SHARES = _Shares()
 
 
 class Colorizer:
@@ -41,6 +70,7 @@ class Colorizer:
     size: its working size, pixels a side of a square; other aspects get the same area. name: for tables.
     int8: computes in 8-bit integers, on the CPU: several times faster, nearly the same pictures.
     compiled: compiles the network at its first pictures, which takes half a minute or more.
+    checkpoint: the SHA-256 of the file that the network is from, for `mark`.
 
     Several threads may colorize at once: the network takes one picture at a time and all of the machine for it, while
     other pictures are read, merged and written. `shared_by` is quicker for many pictures on a CPU.
@@ -57,12 +87,11 @@ class Colorizer:
         *,
         int8: bool = False,
         compiled: bool = False,
+        checkpoint: str = "",
     ):
         self.device = torch.device("cpu") if int8 and device is None else choose_device(device)
         if int8 and self.device.type != "cpu":
             raise DeviceError(f"int8 computes on the CPU, not on {self.device}; leave out one of the two")
-        if self.device.type == "cpu":
-            keep_freed_memory()
         if isinstance(network, MeanColour):
             network = network.generator  # the mean is one of its styles
         self.has_distribution = predicts_distribution(network)
@@ -78,7 +107,9 @@ class Colorizer:
             self.network = torch.compile(self.network, options=options)
         self.size = size
         self.name = name
+        self.checkpoint = checkpoint
         self._turn = threading.Lock()
+        self._sharing = 0  # blocks of `shared_by` that are open
         # ONNX Runtime has threads of its own; what is compiled anew for each number of threads is no gain.
         self._can_be_shared = self.device.type == "cpu" and not (int8 or compiled)
 
@@ -96,7 +127,7 @@ class Colorizer:
         (checkpoints.py), and what `Colorizer` raises.
         """
         loaded = load_generator(name_or_path, progress=progress)
-        return cls(loaded.predictor, loaded.size, loaded.name, device, **how)
+        return cls(loaded.predictor, loaded.size, loaded.name, device, checkpoint=loaded.sha256, **how)
 
     @contextlib.contextmanager
     def shared_by(self, workers: int) -> Iterator[None]:
@@ -105,19 +136,20 @@ class Colorizer:
 
         A folder then takes about a sixth less time, with the bundled network as with a U-Net of full width at 256×256
         (two cores), because cores do not wait for each other at the end of each layer. It takes the memory of as many
-        pictures. The number of threads is the whole process's and is put back afterwards.
+        pictures. The number of threads is the whole process's; when all blocks have ended, it is what it was.
         """
         if not self._can_be_shared:
             yield
             return
-        turn, threads = self._turn, torch.get_num_threads()
-        self._turn = contextlib.nullcontext()
-        torch.set_num_threads(max(1, threads // workers))
+        _SHARES.enter(workers)
+        with self._turn:  # a picture that has all of the machine is finished first
+            self._sharing += 1
         try:
             yield
         finally:
-            torch.set_num_threads(threads)
-            self._turn = turn
+            with self._turn:
+                self._sharing -= 1
+            _SHARES.leave(workers)
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -127,6 +159,14 @@ class Colorizer:
     @property
     def default_style(self) -> str:
         return DEFAULT_STYLE if DEFAULT_STYLE in self.styles else self.styles[0]
+
+    def mark(self, style: str | None = None) -> Mark:
+        """What a file of a result should say of its colours: that they are predicted, by which model, in which style.
+
+        `save_picture(image, path, mark=colorizer.mark())` writes it. Raises ValueError where the network does not have
+        the style.
+        """
+        return Mark(self.name, self.checkpoint[:12], self._known(style))
 
     def colorize(
         self, picture, keep_luminance: bool = True, strength: float = 1.0, style: str | None = None
@@ -142,7 +182,7 @@ class Colorizer:
         default: `default_style`. A network that names a single colour has "safe" alone.
 
         Raises PictureError where a picture cannot be read, ValueError where an array does not fit, or the network does
-        not have the style.
+        not have the style, CheckpointError where the network's answer is no number.
         """
         style = self._known(style)
         source = to_gray(picture)
@@ -217,10 +257,15 @@ class Colorizer:
         h, w = gray.shape[-2:]
         multiple = 2**POOLINGS
         padded = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
-        with self._turn:
+        with contextlib.nullcontext() if self._sharing else self._turn:
             output = self.network(padded.to(self.device))
         share = padded.shape[-1] // output.shape[-1]  # 2, where the network answers at half its working size
-        return output[..., : h // share, : w // share].float().cpu()
+        output = output[..., : h // share, : w // share].float().cpu()
+        if not output.abs().max() < _MOST:  # NaN is not less, either; weights may be finite and their products not
+            raise CheckpointError(
+                f"{self.name} answers NaN or numbers beyond all bounds; its weights are damaged, use another"
+            )
+        return output
 
 
 def _unit(levels: np.ndarray) -> Tensor:

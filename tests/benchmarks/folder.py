@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from colorize_utils.checkpoints import DEFAULT, load_generator, save
+from colorize_utils.devices import keep_freed_memory
 from colorize_utils.inference import Colorizer, batch
 from colorize_utils.models import UNet
 
@@ -71,6 +72,7 @@ def network_alone(colorizer: Colorizer, photograph: Path, times: int) -> float:
 
 def main() -> None:
     options = measure.options(__doc__, count=200)
+    keep_freed_memory()  # as the command line does
     count, side = (6, 200) if options.toy else (options.count, 1000)
     results = {"albums": {}}
     with TemporaryDirectory() as temporary:

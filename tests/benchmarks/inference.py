@@ -21,6 +21,7 @@ from sklearn.datasets import load_sample_images
 from colorize_utils.checkpoints import DEFAULT
 from colorize_utils.colour import unit
 from colorize_utils.data import sample_photograph
+from colorize_utils.devices import keep_freed_memory
 from colorize_utils.errors import DeviceError
 from colorize_utils.inference import Colorizer
 from colorize_utils.models import UNet
@@ -64,6 +65,7 @@ def literal_cell(toy: bool, path: Path, size: int, _) -> Callable[[], object]:
 
 
 def colorizer(toy: bool, path: Path, size: int, how: dict) -> Callable[[], object]:
+    keep_freed_memory()  # as the command line does
     ready = Colorizer(networks(toy)[1], size, device="cpu", **how)
     return lambda: ready.colorize(path)
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision import transforms
 
-from colorize_utils import palette
+from colorize_utils import checkpoints, palette
 from colorize_utils.colour import gray_levels
 from colorize_utils.data import pictures
 from colorize_utils.data.pictures import to_gray
-from colorize_utils.errors import PictureError
+from colorize_utils.errors import CheckpointError, PictureError
 from colorize_utils.inference import STYLES, Colorizer
 from colorize_utils.models import DistributionUNet, MeanColour
 
@@ -497,3 +497,33 @@ def test_a_style_is_scored_on_batches(distributed):
     assert predicted.shape == (2, 3, 32, 32)
     levels = gray_levels((255 * predicted).round().byte())
     assert torch.equal(levels, (255 * gray).round().byte())
+
+
+# ---------------------------------------------------------------- damaged checkpoints
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        lambda tensor: tensor * 1e38,  # finite, as long as nothing is multiplied with it
+    ],
+)
+def test_weights_that_no_network_can_have_are_told_in_a_line(tmp_path, tiny_unet, gray_image, damage):
+    state = tiny_unet.state_dict()
+    state["conv_last.weight"] = damage(state["conv_last.weight"])
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError) as error:
+        Colorizer.from_checkpoint(tmp_path / "weights.pth", "cpu").colorize(gray_image)
+    assert "weights.pth" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [10**5, 2**70, "[" * 2000])
+def test_a_working_size_beyond_all_memory_is_told(tmp_path, tiny_unet, gray_image, size):
+    path = checkpoints.save(tmp_path / "weights.safetensors", tiny_unet, {"size": size})
+    with pytest.raises(CheckpointError, match="working size"):
+        Colorizer.from_checkpoint(path, "cpu").colorize(gray_image)

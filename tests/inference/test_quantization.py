@@ -119,6 +119,54 @@ def test_a_shared_network_takes_a_picture_on_each_share_of_the_cores():
     assert network.most == 1
 
 
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_folders_that_overlap_leave_the_number_of_threads_as_it_was(four_threads, same):
+    """The first begins first and ends first; the threads are the process's, whichever colorizers share them."""
+    one = Colorizer(Meeting(), 32, device="cpu")
+    two = one if same else Colorizer(Meeting(), 32, device="cpu")
+    begun, ended, within, after = threading.Event(), threading.Event(), [], []
+
+    def first():
+        with one.shared_by(2):
+            within.append(torch.get_num_threads())
+            begun.wait(30)
+        after.append(torch.get_num_threads())
+        ended.set()
+
+    def second():
+        with two.shared_by(2):
+            within.append(torch.get_num_threads())
+            begun.set()
+            ended.wait(30)
+            colorize_in_threads(two, 2)  # goes on sharing while the first is done
+        after.append(torch.get_num_threads())
+
+    for thread in (threads := [threading.Thread(target=first), threading.Thread(target=second)]):
+        thread.start()
+        while not within:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert within == [2, 1]
+    assert two.network.most == 2
+    reader = threading.Thread(target=lambda: after.append(torch.get_num_threads()))
+    reader.start()
+    reader.join()
+    assert [*after, torch.get_num_threads()] == [4, 4, 4, 4]
+    for colorizer in {one, two}:
+        colorizer.network.most = 0
+        colorize_in_threads(colorizer, 3)
+        assert colorizer.network.most == 1  # in turn again
+
+
 def test_a_compiled_network_is_not_shared(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, options: network)
     network, threads = Meeting(patience=0.05), torch.get_num_threads()
