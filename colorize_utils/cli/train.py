@@ -1,6 +1,9 @@
 """`train`: a recipe, in a run's folder."""
 
 import argparse
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -64,8 +67,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     folder = options.output or Path("runs") / recipe.name
 
     def print_epoch(epoch: int, history: dict, _) -> None:
-        latest = {curve: values[-1] for curve, values in history.items()}
-        rival = "" if recipe.adversary == "none" else f"discriminator {latest['discriminator_loss']:.4f}  "
+        latest = {curve: values[-1] for curve, values in history.items() if values}  # no adversary, no curves of one
+        rival = f"discriminator {latest['discriminator_loss']:.4f}  " if "discriminator_loss" in latest else ""
         print(
             f"epoch {epoch}/{recipe.epochs}  {rival}generator {latest['generator_loss']:.4f}  "
             f"validation {latest['validation_loss']:.5f}  PSNR {latest['psnr']:.2f} dB  SSIM {latest['ssim']:.3f}  "
@@ -73,19 +76,31 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             flush=True,
         )
 
-    history = train(
-        recipe,
-        splits,
-        folder,
-        resume=options.resume,
-        device=options.device,
-        precision=options.precision,
-        seed=options.seed,
-        save_minutes=options.save_minutes,
-        compiled=options.compile,
-        progress=not options.quiet,
-        on_epoch=print_epoch,
-    )
+    with _warnings_in_a_line():
+        history = train(
+            recipe,
+            splits,
+            folder,
+            resume=options.resume,
+            device=options.device,
+            precision=options.precision,
+            seed=options.seed,
+            save_minutes=options.save_minutes,
+            compiled=options.compile,
+            progress=not options.quiet,
+            on_epoch=print_epoch,
+        )
     save_figure(plot_history(history, title=recipe.name), folder / "curves.png")
     print(f"best checkpoint: {folder / 'best.safetensors'}; curves: {folder / 'curves.png'}")
     return 0
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings without the place in the code, which says nothing to somebody at a terminal."""
+    as_it_was = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = as_it_was
