@@ -48,7 +48,7 @@ def folder(monkeypatch, tmp_path, clock):
     """A run's folder on a Drive that takes a full copy of the run an hour; without a rate, it would get one a step."""
     monkeypatch.setattr(runs, "DRIVE", tmp_path / "drive")
     monkeypatch.setattr(live, "DRIVE", tmp_path / "drive")
-    monkeypatch.setattr(runs, "DRIVE_BYTES_AN_HOUR", 6e6)
+    monkeypatch.setattr(runs, "DRIVE_BYTES_AN_HOUR", 4.5e6)
     return tmp_path / "drive" / "MyDrive" / "colorize-runs" / "one"
 
 
@@ -115,16 +115,16 @@ def test_a_drive_is_written_no_faster_than_its_rate_and_the_local_disk_as_ever(s
         return step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "step", watched)
-    run(splits, folder, replace(RECIPE, epochs=15))
+    run(splits, folder, replace(RECIPE, epochs=10))
     before_the_last = sum(written)
     watch()
     copy = sum(path.stat().st_size for path in folder.iterdir())
     hours = clock.now / 3600
-    assert hours == pytest.approx(5)
-    assert 3 * copy < before_the_last < hours * runs.DRIVE_BYTES_AN_HOUR + copy
+    assert hours == pytest.approx(40 * 5 / 60)
+    assert 2 * copy < before_the_last < hours * runs.DRIVE_BYTES_AN_HOUR + copy
     assert any(behind)
     assert names(folder) == FILES
-    assert position(folder) == 60
+    assert position(folder) == 40
     assert same_run(folder, twin())
 
 
@@ -225,12 +225,12 @@ def test_a_notebooks_run_lives_on_the_drive_by_that_way(splits, folder, tmp_path
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: SimpleNamespace(update=lambda _: None))
     cells = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]]
     (cell,) = [cell for cell in cells if "training.train(" in cell]
-    profile = choose_profile("full", RECIPE)
+    profile = choose_profile("full", replace(RECIPE, epochs=2))
     there = {"profile": profile, "recipe": profile.recipe, "splits": splits, "source": None, "quiet": True}
     there |= {"USE_DRIVE": True, "training": training, "Path": Path, "runs_folder": runs_folder}
     exec(cell, there | {"LiveFigure": LiveFigure})
     (on_drive,) = (tmp_path / "drive" / "MyDrive" / "colorize-runs").rglob("state.pt")
-    assert position(on_drive.parent) == position(twin()) == 24
+    assert position(on_drive.parent) == position(twin()) == 8
     assert names(on_drive.parent) == sorted([*FILES, "snapshots.npz"])
 
 

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="the run's folder (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
     parser.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto, by the device"
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="default: auto, by the device; a run that is resumed keeps its own",
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks: for long runs on a GPU")
     parser.add_argument("--save-minutes", type=float, default=5.0, help="minutes between saves (default: 5)")
