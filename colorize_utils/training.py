@@ -7,22 +7,27 @@ A run lives in a folder, which may be on a mounted Drive:
     last.safetensors   the generator of the latest save
     history.json       the curves
 
-Every random choice follows from (seed, epoch, step), so that a run that was killed and resumed ends in the same
-weights, to the bit on the CPU, as one that never stopped.
+There is never a best without a state to go on from. Every random choice follows from (seed, epoch, step), so that a run
+that was killed and resumed ends in the same weights as one that never stopped: to the bit on a CPU, with the same
+number of threads, since the order of sums depends on it.
 """
 
 import copy
 import hashlib
 import json
 import math
+import os
+import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -44,6 +49,7 @@ from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Validation, validate
 from colorize_utils.models import Critic, Discriminator, MeanColour, build_generator, predictor
 from colorize_utils.recipes import Recipe
+from colorize_utils.runs import DriveFolder, Interruption, lies_on_drive
 
 STEP_LOSSES = ("discriminator_loss", "generator_loss", "reconstruction_loss", "adversarial_loss", "mse")
 CURVES = (*STEP_LOSSES, "validation_loss", "psnr", "ssim", "mae", "seconds")
@@ -100,7 +106,7 @@ class Trainer:
         compiled: bool = False,
     ):
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
-        self.precision = Precision(device, precision)
+        self.precision, self.asked_precision = Precision(device, precision), precision
         self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded, recipe.dropout).to(device)
         self.predictor = predictor(self.generator, recipe.keep_luminance)
         self.discriminator: nn.Module | None = None
@@ -314,6 +320,7 @@ class Trainer:
             "history": self.history,
             **{name: part.state_dict() for name, part in self._parts().items()},
             "precision": self.precision.state_dict(),
+            "machine": {"threads": torch.get_num_threads(), "precision": self.precision.name},
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -324,6 +331,17 @@ class Trainer:
         self.history = state["history"]
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        machine = state.get("machine", {})  # earlier versions did not note it
+        if self.asked_precision == "auto" and "precision" in machine:
+            self.precision = Precision(self.device, machine["precision"])
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu" and machine.get("threads", threads) != threads:
+            warnings.warn(
+                f"the run was saved with {machine['threads']} threads and goes on with {threads}: its weights will not "
+                f"be equal to the bit to those of a run that never stopped (OMP_NUM_THREADS={machine['threads']} would "
+                "keep them so)",
+                stacklevel=4,  # who called train
+            )
         self.precision.load_state_dict(state["precision"])
 
 
@@ -335,6 +353,10 @@ def _digest(splits: Splits) -> str:
 
 class Diverged(TrainingError):
     """A loss or a weight is no longer a finite number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was asked to stop has saved everything; its message says where, and how to go on."""
 
 
 def train(
@@ -355,16 +377,23 @@ def train(
 
     resume: go on where the run in `folder` stopped; starts one if there is none. The learning rate may be another, and
         without decay the number of epochs; any other change of recipe, seed or pictures is refused.
-    precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere) or one by name.
-    save_minutes: how much work a killed run may lose at most; the state is also saved at the end of the run.
+    precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere; what it was, where
+        a run is resumed) or one by name.
+    save_minutes: how much work a killed run may lose at most; the state is also saved at the first and the last epoch's
+        end. A folder on a mounted Drive gets what has changed at a rate that spares its trash (runs.py); in between, it
+        lies on the local disk, from which a run that is resumed on the same machine goes on.
     compiled: compiles both networks at the first steps, for long runs on a GPU: on a CPU that takes minutes. The curves
         differ by rounding.
     on_epoch: called after each epoch with the number of epochs done, the curves and the generator (in training mode),
         keeping luminance if the recipe says so.
 
-    The global random state is put back afterwards. Raises TrainingError where a loss turns NaN or infinite (the message
-    names epoch, step and last good checkpoint), memory runs out, the pictures have another size than the recipe,
-    `folder` holds another run or cannot be written.
+    SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM end the run after the step under way: everything is saved and
+    Interrupted, a KeyboardInterrupt, is raised; a second signal acts at once. Signal handlers and the global random
+    state are put back afterwards. Warns where a resumed run has another number of threads than before.
+
+    Raises TrainingError where a loss turns NaN or infinite (the message names epoch, step, last good state and best
+    checkpoint), memory runs out, the pictures have another size than the recipe, `folder` holds another run, or a
+    checkpoint without a state, or cannot be written.
     """
     folder = Path(folder)
     device = choose_device(device)
@@ -379,25 +408,34 @@ def train(
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         try:
-            trainer = Trainer(recipe, splits, device, precision, seed, compiled)
-            saver.restore(trainer, resume)
-            while trainer.epoch < recipe.epochs:
-                trainer.run_epoch(progress, lambda: saver.after_step(trainer))
-                saver.after_epoch(trainer)
-                if on_epoch is not None:
-                    on_epoch(trainer.epoch, trainer.history, trainer.kept_predictor)
+            with Interruption() as interruption:
+                trainer = Trainer(recipe, splits, device, precision, seed, compiled)
+                saver.restore(trainer, resume)
+
+                def after_step() -> None:
+                    saver.after_step(trainer)
+                    if interruption.requested:
+                        saver.stop(trainer)
+
+                while trainer.epoch < recipe.epochs:
+                    trainer.run_epoch(progress, after_step)
+                    saver.after_epoch(trainer)
+                    if on_epoch is not None:
+                        with saver.naming_what_is_kept():
+                            on_epoch(trainer.epoch, trainer.history, trainer.kept_predictor)
+                    if interruption.requested:
+                        saver.stop(trainer)
         except Diverged as error:
-            raise Diverged(
-                f"{error}; last good checkpoint: {saver.last_good}; lower the learning rate or train in fp32, "
-                "then resume"
-            ) from None
+            saver.hand_over()
+            raise Diverged(f"{error}; {saver.kept}; lower the learning rate or train in fp32, then resume") from None
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            saver.hand_over()
             raise TrainingError(
                 f"out of memory on {device} at batch size {recipe.batch_size}, {recipe.size}×{recipe.size}, width "
                 f"{recipe.width:g}: start another run at half the batch size, then at half the size (a quarter of the "
-                f"memory) or width; last good checkpoint: {saver.last_good}"
+                f"memory) or width; {saver.kept}"
             ) from error
     return trainer.history
 
@@ -412,25 +450,58 @@ def _on_device(splits: Splits, device: torch.device) -> Splits:
 
 
 class _Saver:
-    """Writes a trainer's run to its folder, and reads it back."""
+    """Writes a trainer's run to its folder, and reads it back.
+
+    Where the folder lies on a Drive, the run lives in a twin of it on the local disk, which also keeps, beside the
+    newest state, the one that the best epoch ended in (`best-state.pt`).
+    """
 
     MAY_CHANGE = ("epochs", "learning_rate")
+    STATE, BEST, LAST, HISTORY = FILES = ("state.pt", "best.safetensors", "last.safetensors", "history.json")
 
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds = folder, seconds
-        self.state_path, self.best_path = folder / "state.pt", folder / "best.safetensors"
-        self.last_path, self.history_path = folder / "last.safetensors", folder / "history.json"
+        self.drive = DriveFolder(folder, self.FILES, self.STATE) if lies_on_drive(folder) else None
+        self.local = folder if self.drive is None else self.drive.local
+        self.state_path, self.best_path = self.local / self.STATE, self.local / self.BEST
+        self.last_path, self.history_path = self.local / self.LAST, self.local / self.HISTORY
+        self.best_state_path = self.local / "best-state.pt"
         self.saved_at = time.monotonic()
-        self.last_good = "none yet"
+        self.place = folder  # where the newest files are: on the Drive once they have been copied there
+        self.last_good = self.best = ""  # when the state was saved, and the best checkpoint
+        self.best_loss = math.inf
+
+    @property
+    def kept(self) -> str:
+        """What a person can go on with after a failure, for its message."""
+        state = f"{self.place / self.STATE} ({self.last_good})" if self.last_good else "none yet"
+        best = f"{self.place / self.BEST} ({self.best})" if self.best else "none yet"
+        own = f"; its own state: {self.best_state_path}" if self.best and self.best_state_path.is_file() else ""
+        return f"last good checkpoint: {state}; best: {best}{own}"
+
+    @contextmanager
+    def naming_what_is_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except TrainingError as error:
+            raise type(error)(f"{error}; {self.kept}") from error
 
     def restore(self, trainer: Trainer, resume: bool) -> None:
         """Puts the trainer where the run in the folder stopped; nothing to do where there is none."""
-        paths = (self.state_path, self.best_path, self.last_path, self.history_path)
-        if not resume and any(path.exists() for path in paths):
+        present = [name for name in self.FILES if (self.folder / name).exists()]
+        if present and not resume:
             raise TrainingError(
                 f"{self.folder} holds a run already: resume it (resume=True, --resume) or choose another folder"
             )
-        if not self.state_path.is_file():
+        if present and self.STATE not in present:
+            raise TrainingError(
+                f"{self.folder} holds {' and '.join(present)}, but no {self.STATE} to go on from, and a run that "
+                "begins anew would overwrite that: move it away, or choose another folder"
+            )
+        if self.drive is not None:
+            with self._reporting_write_errors():
+                self.drive.open()
+        if not present:
             return
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
@@ -442,8 +513,27 @@ class _Saver:
             if is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-            raise TrainingError(f"{self.state_path} cannot be read ({reason}); start in another folder") from error
+            best = f" ({self.folder / self.BEST} stays as it is)" if self.BEST in present else ""
+            raise TrainingError(
+                f"{self.folder / self.STATE} cannot be read ({reason}); start in another folder{best}"
+            ) from error
+        self._read_best()
         self._mark_good(trainer)
+        self._keep_best(trainer)  # of an epoch whose state was saved just before the run was killed
+
+    def _read_best(self) -> None:
+        """What the best checkpoint says of itself: it may be of a later epoch than the state."""
+        if not self.best_path.is_file():
+            return
+        try:
+            with safe_open(self.best_path, framework="pt") as file:
+                metadata = {name: json.loads(value) for name, value in file.metadata().items()}
+            self._mark_best(metadata["epoch"], metadata["metrics"]["validation_loss"])
+        except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"{self.folder / self.BEST} cannot be read ({error}), so that a worse one might take its "
+                "place: move it away, then resume"
+            ) from error
 
     def _require_same_run(self, trainer: Trainer, state: dict) -> None:
         ours = trainer.recipe.as_dict() | {"seed": trainer.seed, "pictures": trainer.pictures}
@@ -458,30 +548,81 @@ class _Saver:
             )
 
     def after_step(self, trainer: Trainer) -> None:
-        if time.monotonic() - self.saved_at >= self.seconds:
+        if self._is_due():
             self.save(trainer)
+            self._copy_to_drive()
 
     def after_epoch(self, trainer: Trainer) -> None:
-        losses_so_far = trainer.history["validation_loss"]
-        if losses_so_far[-1] == min(losses_so_far):
-            with self._reporting_write_errors():
-                checkpoints.save(self.best_path, trainer.kept, self._metadata(trainer))
-        if trainer.epoch == trainer.recipe.epochs or time.monotonic() - self.saved_at >= self.seconds:
+        is_best = trainer.history["validation_loss"][-1] < self.best_loss
+        ended = trainer.epoch == trainer.recipe.epochs
+        wanted = self.drive is not None and is_best  # the best's own state
+        if ended or wanted or self._is_due() or not self.state_path.is_file():
             self.save(trainer)
+        self._keep_best(trainer)
+        self._copy_to_drive(at_once=ended)
 
     def save(self, trainer: Trainer) -> None:
+        """Writes all but the best checkpoint."""
         trainer.require_finite()
+        self.place = self.local
+        writes = [self._write_last, self._write_history, self._write_state]
+        if not self.state_path.is_file():  # killed between two files, the folder must have a state to go on from …
+            writes.reverse()
         with self._reporting_write_errors():
-            checkpoints.save(self.last_path, trainer.kept, self._metadata(trainer))
-            with atomic_write(self.history_path) as temporary:
-                temporary.write_text(json.dumps(trainer.history), encoding="utf-8")
-            with atomic_write(self.state_path) as temporary:
-                torch.save(trainer.state_dict(), temporary)
+            for write in writes:
+                write(trainer)
         self._mark_good(trainer)
+
+    def _write_last(self, trainer: Trainer) -> None:
+        checkpoints.save(self.last_path, trainer.kept, self._metadata(trainer))
+
+    def _write_history(self, trainer: Trainer) -> None:
+        with atomic_write(self.history_path) as temporary:
+            temporary.write_text(json.dumps(trainer.history), encoding="utf-8")
+
+    def _write_state(self, trainer: Trainer) -> None:
+        with atomic_write(self.state_path) as temporary:
+            torch.save(trainer.state_dict(), temporary)
+
+    def _keep_best(self, trainer: Trainer) -> None:
+        """Between two epochs: the generator as the best checkpoint, if its validation loss is the lowest so far."""
+        if trainer.step_losses or not trainer.epoch:
+            return
+        if not self.last_path.is_file():  # … and what the kill left out is made up for
+            self.save(trainer)
+        loss = trainer.history["validation_loss"][-1]
+        if loss >= self.best_loss:
+            return
+        with self._reporting_write_errors():
+            checkpoints.save(self.best_path, trainer.kept, self._metadata(trainer))
+            if self.drive is not None:
+                self.best_state_path.unlink(missing_ok=True)
+                _link(self.state_path, self.best_state_path)
+        self._mark_best(trainer.epoch, loss)
+
+    def stop(self, trainer: Trainer) -> NoReturn:
+        self.save(trainer)
+        self.hand_over()
+        raise Interrupted(f"interrupted, all is saved; {self.kept}; to go on, resume it (resume=True, --resume)")
+
+    def hand_over(self) -> None:
+        """Before a run ends early: what a Drive's rate has held back goes there, too."""
+        self._copy_to_drive(at_once=True)
+
+    def _copy_to_drive(self, at_once: bool = False) -> None:
+        if self.drive is not None and self.last_good:  # before, the twin may hold another run
+            with self._reporting_write_errors():
+                self.place = self.folder if self.drive.copy(at_once) else self.local
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.seconds
 
     def _mark_good(self, trainer: Trainer) -> None:
         self.saved_at = time.monotonic()
-        self.last_good = f"{self.state_path} (epoch {trainer.epoch + 1}, step {len(trainer.step_losses)})"
+        self.last_good = f"epoch {trainer.epoch + 1}, step {len(trainer.step_losses)}"
+
+    def _mark_best(self, epoch: int, loss: float) -> None:
+        self.best, self.best_loss = f"epoch {epoch}, validation loss {loss:.4g}", loss
 
     @contextmanager
     def _reporting_write_errors(self) -> Iterator[None]:
@@ -490,8 +631,7 @@ class _Saver:
         except (OSError, SafetensorError, RuntimeError) as error:  # of a full disk each library makes its own
             reason = str(error).splitlines()[0][:160]
             raise TrainingError(
-                f"cannot save the run in {self.folder} ({reason}): free some space, then resume; "
-                f"last good checkpoint: {self.last_good}"
+                f"cannot save the run in {self.folder} ({reason}): free some space, then resume; {self.kept}"
             ) from error
 
     def _metadata(self, trainer: Trainer) -> dict:
@@ -508,3 +648,11 @@ class _Saver:
             "seconds": sum(history["seconds"]),
             "metrics": {curve: values[-1] for curve, values in history.items() if values},
         }
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

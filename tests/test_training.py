@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from colorize_utils.losses import distribution_loss
 from colorize_utils.metrics import Validation, gray_baseline, mean_chroma_baseline, scoreboard, validate
 from colorize_utils.models import MeanColour, UNet, build_generator
 from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
-from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Trainer, train
+from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Interrupted, Trainer, train
 
 TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2}
 CPU = torch.device("cpu")
@@ -348,19 +349,20 @@ KILLED_RUN = textwrap.dedent("""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("save_minutes", [0.0, 60.0])  # a save after every step, and none before the run was killed
+@pytest.mark.parametrize(("save_minutes", "steps"), [(0.0, 2), (60.0, 0)])  # saved at each step, or with the first best
 @pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution"])
-def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(splits, tmp_path, name, save_minutes):
+def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(
+    splits, tmp_path, name, save_minutes, steps
+):
     command = [sys.executable, "-c", KILLED_RUN, name, str(tmp_path / "killed"), str(save_minutes)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the bits depend on it
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout.readline() == "in the middle of epoch 2\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    if save_minutes == 0:
-        stopped = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
-        assert stopped["epoch"] == 1
-        assert len(stopped["step_losses"]) == 2
+    stopped = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
+    assert stopped["epoch"] == 1
+    assert len(stopped["step_losses"]) == steps
 
     recipe = tiny(RECIPES[name], flip=True)
     resumed = run(recipe, splits, tmp_path / "killed", resume=True)
@@ -368,6 +370,77 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(s
     for curve in set(CURVES) - {"seconds"}:
         assert resumed[curve] == straight[curve]
     assert same(state_of(tmp_path / "killed"), state_of(tmp_path / "straight"))
+
+
+def best_of(folder):
+    metadata = load_generator(folder / "best.safetensors").metadata
+    return metadata["metrics"]["validation_loss"], metadata["epoch"]
+
+
+def with_validation_losses(monkeypatch, *planned):
+    planned = iter(planned)
+    monkeypatch.setattr(training, "validate", lambda *_, **__: Validation(next(planned), 20.0, 0.5, 0.1))
+
+
+def test_a_resumed_run_never_replaces_the_best_by_a_worse_one(splits, tmp_path, monkeypatch):
+    """Be the state older than the best, and the learning rate another."""
+    recipe = tiny(GAN_L1, epochs=6)
+    with monkeypatch.context() as patched:
+        spoil(patched, at=17, what="loss")  # four steps an epoch: in the fifth
+        with_validation_losses(patched, 0.04, 0.03, 0.01, 0.02)
+        with pytest.raises(Diverged) as error:
+            run(recipe, splits, tmp_path, save_minutes=60)
+    assert best_of(tmp_path) == (0.01, 3)
+    for kept in ("state.pt (epoch 2, step 0)", "best.safetensors (epoch 3"):
+        assert str(tmp_path / kept) in str(error.value)
+    before = (tmp_path / "best.safetensors").read_bytes()
+    with_validation_losses(monkeypatch, 0.05, 0.02, 0.03, 0.01, 0.05)
+    history = run(replace(recipe, learning_rate=1e-6), splits, tmp_path, resume=True, save_minutes=60)
+    assert history["validation_loss"] == [0.04, 0.05, 0.02, 0.03, 0.01, 0.05]
+    assert (tmp_path / "best.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("left_out", ["best.safetensors", "last.safetensors"])
+def test_what_a_kill_between_two_files_left_out_is_made_up_for(splits, tmp_path, monkeypatch, left_out):
+    """A killed process writes nothing more; here, it stops at the file that it would have written next."""
+    save = checkpoints.save
+
+    def pulled_plug(path, *arguments):
+        if path.name == left_out:
+            raise KeyboardInterrupt
+        return save(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", pulled_plug)
+        with_validation_losses(patched, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(GAN_L1), splits, tmp_path)
+    assert (tmp_path / "state.pt").exists()
+    assert not (tmp_path / left_out).exists()
+    with_validation_losses(monkeypatch, 0.02)
+    run(tiny(GAN_L1), splits, tmp_path, resume=True)
+    assert best_of(tmp_path) == (0.01, 1)
+    assert load_generator(tmp_path / "last.safetensors").metadata["epoch"] == 2
+
+
+@pytest.mark.parametrize("checkpoint", ["best.safetensors", "last.safetensors"])
+def test_a_checkpoint_without_a_state_is_not_overwritten(splits, tmp_path, checkpoint):
+    run(tiny(GAN_L1, epochs=1), splits, tmp_path / "run")
+    (tmp_path / "alone").mkdir()
+    alone = (tmp_path / "run" / checkpoint).rename(tmp_path / "alone" / checkpoint)
+    before = alone.read_bytes()
+    with pytest.raises(TrainingError, match=rf"{checkpoint}.* no state.pt .* move it away, or choose another folder"):
+        run(tiny(GAN_L1, epochs=1), splits, tmp_path / "alone", resume=True)
+    assert alone.read_bytes() == before
+    assert list((tmp_path / "alone").iterdir()) == [alone]
+
+
+def test_a_best_that_cannot_be_read_is_not_overwritten(splits, tmp_path):
+    run(tiny(GAN_L1, epochs=1), splits, tmp_path)
+    (tmp_path / "best.safetensors").write_bytes(b"half of it")
+    with pytest.raises(TrainingError, match=r"best.safetensors cannot be read .* move it away, then resume"):
+        run(tiny(GAN_L1), splits, tmp_path, resume=True)
+    assert (tmp_path / "best.safetensors").read_bytes() == b"half of it"
 
 
 def test_a_finished_run_can_be_given_more_epochs(splits, tmp_path):
@@ -417,7 +490,143 @@ def test_a_state_that_cannot_be_read_is_told(splits, tmp_path, tiny_unet, kind):
     assert "\n" not in str(error.value)
 
 
+# ---------------------------------------------------------------- interrupts
+
+
+def signalled(monkeypatch, at, *signals):
+    """Sends this process signals in the middle of the run's step number `at`."""
+    step, count = Trainer.step, [0]
+
+    def interrupted(self, *arguments):
+        count[0] += 1
+        if count[0] == at:
+            for number in signals:
+                signal.raise_signal(number)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def number(request):
+    """A signal, with a handler of somebody else's, which is there again afterwards."""
+
+    def elsewhere(number, _):
+        raise InterruptedError(number)
+
+    before = signal.signal(request.param, elsewhere)
+    yield request.param
+    assert signal.signal(request.param, before) is elsewhere
+
+
+def test_an_interrupt_ends_the_step_and_saves_everything(splits, tmp_path, monkeypatch, number):
+    recipe = tiny(GAN_L1)
+    with monkeypatch.context() as patched:
+        signalled(patched, 6, number)  # four steps an epoch
+        with pytest.raises(Interrupted) as stop:
+            run(recipe, splits, tmp_path / "stopped", save_minutes=60)
+    for part in (str(tmp_path / "stopped" / "state.pt"), str(tmp_path / "stopped" / "best.safetensors"), "--resume"):
+        assert part in str(stop.value)
+    stopped = torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)
+    assert (stopped["epoch"], len(stopped["step_losses"])) == (1, 2)
+    run(recipe, splits, tmp_path / "stopped", resume=True)
+    run(recipe, splits, tmp_path / "straight")
+    assert same(state_of(tmp_path / "stopped"), state_of(tmp_path / "straight"))
+
+
+def test_a_second_interrupt_acts_at_once(splits, tmp_path, monkeypatch, number):
+    signalled(monkeypatch, 2, number, number)
+    with pytest.raises(InterruptedError):
+        run(tiny(GAN_L1), splits, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_while_an_epoch_is_watched_is_not_forgotten(splits, tmp_path, number):
+    with pytest.raises(Interrupted):
+        run(tiny(GAN_L1), splits, tmp_path, save_minutes=60, on_epoch=lambda *_: signal.raise_signal(number))
+    stopped = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (stopped["epoch"], len(stopped["step_losses"])) == (1, 0)
+
+
+def test_outside_the_main_thread_no_handler_is_set(splits, tmp_path, number):
+    before, seen = signal.getsignal(number), []
+
+    def watch(*_):
+        seen.append(signal.getsignal(number))
+
+    with ThreadPoolExecutor(1) as pool:
+        history = pool.submit(run, tiny(GAN_L1), splits, tmp_path, on_epoch=watch).result()
+    assert len(history["psnr"]) == 2
+    assert seen == [before, before]
+
+
+def test_a_signal_that_is_ignored_stays_ignored(splits, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    try:
+        signalled(monkeypatch, 2, signal.SIGINT)
+        assert len(run(tiny(GAN_L1, epochs=1), splits, tmp_path)["psnr"]) == 1
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_a_resumed_run_keeps_its_precision(splits, tmp_path):
+    recipe = tiny(GAN_L1)
+    run(replace(recipe, epochs=1), splits, tmp_path / "stopped", precision="bf16")
+    run(recipe, splits, tmp_path / "stopped", resume=True)
+    run(recipe, splits, tmp_path / "straight", precision="bf16")
+    stopped, straight = (state_of(tmp_path / name) for name in ("stopped", "straight"))
+    assert stopped["machine"]["precision"] == "bf16"
+    assert same(stopped, straight)
+    run(replace(recipe, epochs=3), splits, tmp_path / "stopped", resume=True, precision="fp32")
+    assert state_of(tmp_path / "stopped")["machine"]["precision"] == "fp32"
+
+
+def test_another_number_of_threads_is_warned_of(splits, tmp_path, recwarn):
+    threads = torch.get_num_threads()
+    run(tiny(GAN_L1, epochs=1), splits, tmp_path)
+    run(tiny(GAN_L1, epochs=2), splits, tmp_path, resume=True)
+    assert not [warning for warning in recwarn if "threads" in str(warning.message)]
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.warns(UserWarning, match=f"saved with {threads} threads and goes on with {threads + 1}"):
+            run(tiny(GAN_L1, epochs=3), splits, tmp_path, resume=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
 # ---------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize("trouble", ["a full disk", "no memory", "a watcher that cannot save", "divergence"])
+def test_every_failure_names_the_state_and_the_best(splits, tmp_path, monkeypatch, trouble):
+    def fail(error):
+        def failing(*_, **__):
+            raise error
+
+        return failing
+
+    def after_two(epoch, *_):
+        if epoch < 2:
+            return
+        if trouble == "a full disk":
+            monkeypatch.setattr(checkpoints.state, "save_file", fail(SafetensorError("No space left on device")))
+        elif trouble == "no memory":
+            monkeypatch.setattr(UNet, "forward", fail(MemoryError()))
+        elif trouble == "divergence":
+            spoil(monkeypatch, at=1, what="loss")
+        else:
+            raise TrainingError("cannot save snapshots.npz")
+
+    with_validation_losses(monkeypatch, 0.02, 0.03, 0.04)
+    with pytest.raises(TrainingError) as error:
+        run(tiny(GAN_L1, epochs=3), splits, tmp_path, save_minutes=60, on_epoch=after_two)
+    for kept in ("state.pt (epoch 2, step 0)", "best.safetensors (epoch 1, validation loss 0.02)"):
+        assert str(tmp_path / kept) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def spoil(monkeypatch, at, what):

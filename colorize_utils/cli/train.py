@@ -1,6 +1,9 @@
 """`train`: a recipe, in a run's folder."""
 
 import argparse
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="the run's folder (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
     parser.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default: auto, by the device"
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="default: auto, by the device; a run that is resumed keeps its own",
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks: for long runs on a GPU")
     parser.add_argument("--save-minutes", type=float, default=5.0, help="minutes between saves (default: 5)")
@@ -64,8 +70,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     folder = options.output or Path("runs") / recipe.name
 
     def print_epoch(epoch: int, history: dict, _) -> None:
-        latest = {curve: values[-1] for curve, values in history.items()}
-        rival = "" if recipe.adversary == "none" else f"discriminator {latest['discriminator_loss']:.4f}  "
+        latest = {curve: values[-1] for curve, values in history.items() if values}  # no adversary, no curves of one
+        rival = f"discriminator {latest['discriminator_loss']:.4f}  " if "discriminator_loss" in latest else ""
         print(
             f"epoch {epoch}/{recipe.epochs}  {rival}generator {latest['generator_loss']:.4f}  "
             f"validation {latest['validation_loss']:.5f}  PSNR {latest['psnr']:.2f} dB  SSIM {latest['ssim']:.3f}  "
@@ -73,19 +79,31 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             flush=True,
         )
 
-    history = train(
-        recipe,
-        splits,
-        folder,
-        resume=options.resume,
-        device=options.device,
-        precision=options.precision,
-        seed=options.seed,
-        save_minutes=options.save_minutes,
-        compiled=options.compile,
-        progress=not options.quiet,
-        on_epoch=print_epoch,
-    )
+    with _warnings_in_a_line():
+        history = train(
+            recipe,
+            splits,
+            folder,
+            resume=options.resume,
+            device=options.device,
+            precision=options.precision,
+            seed=options.seed,
+            save_minutes=options.save_minutes,
+            compiled=options.compile,
+            progress=not options.quiet,
+            on_epoch=print_epoch,
+        )
     save_figure(plot_history(history, title=recipe.name), folder / "curves.png")
     print(f"best checkpoint: {folder / 'best.safetensors'}; curves: {folder / 'curves.png'}")
     return 0
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings without the place in the code, which says nothing to somebody at a terminal."""
+    as_it_was = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = as_it_was

@@ -18,8 +18,8 @@ from colorize_utils.errors import ColorizeError, TrainingError
 from colorize_utils.files import atomic_write
 from colorize_utils.notebook.bootstrap import on_colab
 from colorize_utils.plots import MAX_SNAPSHOTS, figure_png, plot_progress
+from colorize_utils.runs import DRIVE
 
-DRIVE = Path("/content/drive")
 RUNS = "COLORIZE_RUNS"  # the environment variable that names the folder of all runs
 
 

@@ -19,7 +19,7 @@ class Profile:
 
     data: a source for `data.load_splits`, None for the real flowers. count: how many, where they are generated.
     test_pictures: how many test pictures are scored, chosen by a seed; None for all. save_minutes: how much work a run
-    may lose.
+    may lose; on a mounted Drive, where a full-size run is copied every 40 minutes (runs.py), with its machine.
     """
 
     name: str

@@ -1,5 +1,6 @@
 import sys
 import threading
+import time
 
 import numpy as np
 import onnxruntime

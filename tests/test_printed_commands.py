@@ -1,0 +1,123 @@
+"""Every command that the documents print in their code blocks does what it says, small and on drawn flowers.
+
+A command that neither `RUN` nor `NOT_RUN` knows fails the test: a new kind of command has to be entered here.
+"""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from colorize_utils import checkpoints
+from colorize_utils.cli import COMMANDS, main
+from colorize_utils.data.synthetic import synthetic_flowers
+from colorize_utils.models import UNet
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "colorize_utils" / "weights" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+# What is added to a command of the package to make it small; of an option that is given twice, the second counts.
+SMALL = "--size 32 --width 0.0625 --epochs 1 --batch-size 8 --device cpu --quiet"
+RUN = {
+    "train": f"{SMALL} --count 20",
+    "compare": f"{SMALL} --count 20 --seeds 1",
+    "evaluate": "--size 32 --count 20 --device cpu --quiet",
+    "release": "",
+    "colorize": "--device cpu --quiet",
+}
+# What is not run here, by its beginning, and why.
+NOT_RUN = {
+    "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
+    "pip install": "needs a package index",
+    "conda env create": "needs a package index",
+    "source .venv/bin/activate": "a shell's own",
+    "python tests/benchmarks/": "minutes of measuring; test_benchmarks.py runs each small",
+    "python tests/campaigns/": "minutes of trying; as it says itself",
+    "python notebooks/release.py": "writes into the repository, or runs the notebooks for real",
+}
+
+
+def commands_in(document: Path) -> list[str]:
+    """The lines of its code blocks, without comments; a line that is continued is one. A block of another language, or
+    of `text` (trees, output), is none of commands."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    text = "\n".join(block for language, block in blocks if language in ("", "sh", "bash", "shell", "console"))
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"(^|\s)#.*", "", line).removeprefix("$ ").strip() for line in lines) if line]
+
+
+def drawn(folder: Path, seed: int) -> Path:
+    folder.mkdir()
+    for number, picture in enumerate(synthetic_flowers(30, 32, seed)):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with what the commands name: placeholders are folders and files of that name."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("COLORIZE_DATA", str(drawn(Path("FLOWERS_ROOT"), 0)))
+    drawn(Path("FLOWER_PHOTOS"), 1)
+    Path("album").mkdir()
+    for path in ("aunt.jpg", "album/uncle.jpg"):
+        Image.fromarray(synthetic_flowers(1, 48)[0]).convert("L").save(path)
+    network = UNet(width=1 / 16)
+    checkpoints.save("A.safetensors", network, {"size": 32})
+    torch.save(network.state_dict(), "B.pth")
+
+
+def status_of(command: str) -> int:
+    words = shlex.split(command)[3:]
+    name = next((name for name in COMMANDS if words[:1] == [name]), "colorize")
+    if name == "train" and "--resume" not in words:
+        shutil.rmtree(Path("runs") / words[1], ignore_errors=True)  # of the same recipe elsewhere in the document
+    try:
+        return main([*words, *shlex.split(RUN[name])])
+    except SystemExit as stop:  # --help
+        return stop.code or 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_printed_command_runs(here, document, capfd):
+    seen = 0
+    for command in dict.fromkeys(commands_in(document)):
+        if any(command.startswith(beginning) for beginning in NOT_RUN):
+            continue
+        assert command.startswith("python -m colorize_utils"), (
+            f"{document.name} prints {command!r}: enter it here, or call its block text"
+        )
+        assert status_of(command) == 0, f"{command}: {capfd.readouterr().err}"
+        seen += 1
+    assert seen or document.parent.name == "docs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_is_not_run_is_there_at_least(document):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for command in commands_in(document):
+        words = shlex.split(command)
+        if words[0] == "make":
+            assert {word for word in words[1:] if "=" not in word} <= set(targets), command
+        elif words[0] == "python" and words[1] != "-m":
+            script = ROOT / words[1]
+            assert script.is_file(), command
+            sources = "".join(
+                path.read_text(encoding="utf-8") for path in script.parent.glob("*.py")
+            )  # some share options
+            assert all(f'"{word}"' in sources for word in words[2:] if word.startswith("--")), command
+
+
+@pytest.mark.parametrize(
+    ("block", "message"), [("frobnicate --all", "enter it here"), ("python -m colorize_utils missing.jpg", "missing")]
+)
+def test_a_command_that_is_not_known_or_fails_is_noticed(here, tmp_path, block, message, capfd):
+    document = tmp_path / "rotten.md"
+    document.write_text(f"As follows:\n\n```\nmake test  # all\n{block}\n```\n")
+    with pytest.raises(AssertionError, match=message):
+        test_a_printed_command_runs(here, document, capfd)
