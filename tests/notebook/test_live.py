@@ -121,7 +121,8 @@ def test_a_snapshot_is_what_the_generator_makes_in_evaluation_mode(splits, tmp_p
     np.testing.assert_array_equal(live.snapshots[1], levels_of(expected))
 
 
-def test_of_many_snapshots_some_are_kept_first_and_last_among_them(splits, tmp_path, shown, tiny_unet):
+def test_of_many_snapshots_some_are_kept_first_and_last_among_them(splits, tmp_path, monkeypatch, tiny_unet):
+    monkeypatch.setattr(LiveFigure, "show", lambda *_: None)  # a hundred figures would take a minute
     live = LiveFigure(tmp_path, splits.val[0])
     for epoch in range(1, 101):
         live(epoch, {"psnr": [20.0] * epoch}, tiny_unet)
