@@ -34,6 +34,9 @@ NOT_RUN = {
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
     "conda env create": "needs a package index",
+    "python -m venv": "an environment, for pip to fill",
+    "python -m pip": "needs a package index",
+    "python -m pytest": "these tests",
     "source .venv/bin/activate": "a shell's own",
     "python tests/benchmarks/": "minutes of measuring; test_benchmarks.py runs each small",
     "python tests/campaigns/": "minutes of trying; as it says itself",
@@ -46,7 +49,7 @@ def commands_in(document: Path) -> list[str]:
     of `text` (trees, output), is none of commands."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     text = "\n".join(block for language, block in blocks if language in ("", "sh", "bash", "shell", "console"))
-    lines = text.replace("\\\n", " ").splitlines()
+    lines = text.replace("\\\n", " ").replace(" && ", "\n").replace(".venv/bin/", "").splitlines()
     return [line for line in (re.sub(r"(^|\s)#.*", "", line).removeprefix("$ ").strip() for line in lines) if line]
 
 
@@ -83,6 +86,7 @@ def status_of(command: str) -> int:
         return stop.code or 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_printed_command_runs(here, document, capfd):
     seen = 0

@@ -21,6 +21,7 @@ from colorize_utils.notebook.profiles import choose_profile
 from colorize_utils.recipes import GAN_L1
 from colorize_utils.training import Trainer, train
 
+pytestmark = pytest.mark.slow
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "GAN-L1.ipynb"
 RECIPE = replace(GAN_L1, size=32, width=1 / 16, batch_size=8, epochs=6)  # of four steps each
 FILES = ["best.safetensors", "history.json", "last.safetensors", "state.pt"]

@@ -14,6 +14,7 @@ from colorize_utils.cli import main
 from colorize_utils.recipes import RECIPES
 from colorize_utils.training import Trainer
 
+pytestmark = pytest.mark.slow
 TINY = ["--data", "generated", "--count", "20", "--size", "32", "--width", "0.0625", "--batch-size", "8"]
 TINY += ["--device", "cpu", "--quiet"]
 
