@@ -1,9 +1,11 @@
 # make colorize               set up, and colorize a sample photograph
 # make colorize PHOTO=my.jpg  … or your own picture or folder
-# make test                   set up, lint and run every test, the notebooks among them
+# make check                  a minute: lint, formatting, types and the fast tests
+# make test                   all of it: that, every test, and the notebooks twice
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
-# make notebooks              run the notebooks for real and keep their outputs (pictures: COLORIZE_DATA)
+# make notebooks              build the notebooks, run them for real and keep their outputs (pictures: COLORIZE_DATA)
+# make colab                  build dist/colab/*.ipynb, notebooks with the package inside: upload one to Colab, run it
 # make release                train the submission's recipes in full (a GPU, hours) and write their files to hand out
 # make wheel                  build dist/colorize_utils-*.whl, weights included
 # make clean                  remove what the others made, but no pictures and no weights
@@ -14,22 +16,32 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MODEL ?=
 STYLE ?=
+# As many processes as there are cores, each with one thread: small networks gain nothing from a second one.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize test lab browser-test notebooks release wheel clean
+.PHONY: colorize check test lab browser-test notebooks colab release wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)") \
 	    $(if $(STYLE),--style $(STYLE))
 
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(PYTEST) --dist worksteal -m "not slow"
+
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest --cov=colorize_utils --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(BIN)/mypy
+	$(PYTEST) --dist worksteal --cov --cov-report=term-missing:skip-covered
 	# "Restart and run all", twice in a row: the second time the runs are there already.
 	runs=$$(mktemp -d) && for time in first second; do \
 	    COLORIZE_PROFILE=smoke COLORIZE_RUNS=$$runs MPLBACKEND=module://matplotlib_inline.backend_inline \
-	    $(BIN)/python -m pytest $(NBVAL) -x notebooks || exit 1; done && rm -r $$runs
+	    $(PYTEST) --dist loadscope $(NBVAL) -x notebooks || exit 1; done && rm -r $$runs
 
 lab: $(VENV)/installed-lab
 	# By default Jupyter drops uploads of more than 10 MiB without a word.
@@ -39,8 +51,11 @@ browser-test: $(VENV)/installed-browser
 	$(BIN)/python -m pytest tests/browser
 
 notebooks: $(VENV)/installed-dev
-	$(BIN)/python notebooks/release.py address
-	$(BIN)/python notebooks/release.py run
+	$(BIN)/python notebooks/source/build.py address
+	$(BIN)/python notebooks/source/build.py run
+
+colab: $(VENV)/installed-dev
+	$(BIN)/python notebooks/source/build.py colab
 
 # A run that was stopped goes on. TRAIN="--epochs 2 …" changes the recipes, to try it out.
 release: $(VENV)/installed
@@ -52,7 +67,7 @@ wheel: $(VENV)/installed
 	rm -rf build # where an earlier wheel's modules would still lie
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-$(VENV)/installed: requirements.txt constraints.txt pyproject.toml
+$(VENV)/installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	touch $@
@@ -70,4 +85,4 @@ $(VENV)/installed-lab: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist/*.whl *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) build dist/*.whl dist/colab *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import platform
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class Precision:
         self.name = choose_precision(device) if precision == "auto" else precision
         self._scalers: dict[str, torch.amp.GradScaler] = {}
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[object]:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
@@ -102,10 +103,10 @@ class Precision:
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         return {name: scaler.state_dict() for name, scaler in self._scalers.items()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         for name, scaler_state in state.items():
             if scaler_state:  # empty where scaling is off
                 self.scaler(name).load_state_dict(scaler_state)
@@ -122,6 +123,6 @@ class frozen:
         for parameter in self.parameters:
             parameter.requires_grad_(False)
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for parameter in self.parameters:
             parameter.requires_grad_(True)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from colorize_utils.colour import luma
 
@@ -134,9 +133,9 @@ class Validation(NamedTuple):
 def validate(
     generator: nn.Module,
     criterion: Callable[[Tensor, Tensor], Tensor],
-    loader: DataLoader,
+    loader: Iterable[tuple[Tensor, Tensor]],
     per_picture: bool = False,
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Validation:
     """Criterion, PSNR, SSIM and MAE of a generator in evaluation mode; the submission, "Validation & Testing".
 
@@ -193,7 +192,7 @@ def gray_baseline(gray: Tensor) -> Tensor:
     return gray.expand(-1, 3, -1, -1)
 
 
-def mean_chroma_baseline(loader: DataLoader) -> Predictor:
+def mean_chroma_baseline(loader: Iterable[tuple[Tensor, Tensor]]) -> Predictor:
     """The next trivial answer: gray plus the mean chroma of the training pictures, the same at every pixel."""
     total, pixels = torch.zeros(3, dtype=torch.float64), 0
     for colour, _ in loader:
@@ -234,7 +233,9 @@ def scoreboard(
     for name, total in sums.items():
         *means, colour = (total / pictures).tolist()
         ratio = colour * pictures / original_colourfulness if original_colourfulness else float("nan")
-        scores.append(Score(name, pictures, *means, ratio, 1000 * seconds[name] / pictures))
+        named = dict(zip(("psnr", "ssim", "mae", "mse", "ciede2000"), means, strict=True))
+        milliseconds = 1000 * seconds[name] / pictures
+        scores.append(Score(name, pictures, **named, colourfulness_ratio=ratio, milliseconds=milliseconds))
     return scores
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from colorize_utils import palette
+from colorize_utils.architectures import ARCHITECTURES
 from colorize_utils.colour import with_chroma, with_luminance
 
 BASE_CHANNELS = 64  # of the first layer at width 1.0; every other layer is a multiple of it
@@ -361,29 +362,36 @@ class MeanColour(nn.Module):
         return with_chroma(gray, chroma)
 
 
-GENERATORS = {"unet": UNet, "wgan-unet": WGANUNet, "distribution-unet": DistributionUNet}
-
-
 def build_generator(architecture: str, width: float = 1.0, bounded: bool = False, dropout: float = 0.0) -> nn.Module:
-    """A generator by the name of its architecture: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN) or
+    """A generator by the name of its architecture in `ARCHITECTURES`: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN) or
     "distribution-unet".
 
     bounded: not for "distribution-unet"; dropout: not for "wgan-unet". Raises ValueError where there is no such
-    architecture.
+    architecture, or it does not have the option.
     """
-    if architecture not in GENERATORS:
-        raise ValueError(f"no architecture {architecture!r}; there are {', '.join(GENERATORS)}")
-    if architecture == "unet":
-        return UNet(width, dropout, bounded)
-    if architecture == "wgan-unet":
-        return WGANUNet(width, bounded)
-    return DistributionUNet(width, dropout)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+    entry = ARCHITECTURES[architecture]
+    arguments = {}
+    for option, (argument, value) in {"bounded": ("bounded", bounded), "dropout": ("dropout_rate", dropout)}.items():
+        if option in entry.options:
+            arguments[argument] = value
+        elif value:
+            having = ", ".join(name for name, other in ARCHITECTURES.items() if option in other.options)
+            raise ValueError(f"{architecture} cannot be built with {option}; the architectures that can: {having}")
+    return entry.network_class(width=width, **arguments)
+
+
+def predicts_distribution(generator: nn.Module) -> bool:
+    """Whether a generator answers with a distribution over the palette's colours in place of colour."""
+    classes = [entry.network_class for entry in ARCHITECTURES.values() if entry.distribution]
+    return isinstance(generator, tuple(classes))
 
 
 def predictor(generator: nn.Module, keep_luminance: bool = False) -> nn.Module:
     """What makes colour pictures of gray ones with a generator, (B, 1, H, W) → (B, 3, H, W): itself, its chroma on the
     gray that was given, or the mean of its distribution there."""
-    if isinstance(generator, DistributionUNet):
+    if predicts_distribution(generator):
         return MeanColour(generator)
     return LuminanceKept(generator) if keep_luminance else generator
 

@@ -62,7 +62,7 @@ def plot_progress(
     and last among them. gray (H, W) and original (H, W, 3), uint8, frame them.
     """
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    curves, strip = figure.subfigures(2, 1, height_ratios=(1.5, 1))
+    curves, strip = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.5, 1))[:, 0]
     losses, rivals, quality = curves.subplots(1, 3)
     for axis, curve, title, unit in (
         (losses, "generator_loss", "Generator loss", "loss"),

@@ -4,8 +4,17 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from colorize_utils.architectures import ARCHITECTURES
+
+# What may oppose a generator, and the options of a recipe that have an effect with it, and not with every one.
+ADVERSARIES = {
+    "discriminator": ("lambda_adv", "discriminator_sigmoid"),  # binary cross-entropy
+    "critic": ("lambda_adv", "n_critic", "critic_batch_size", "lambda_gp"),  # Wasserstein
+    "none": (),
+}
 RENAMED = {"average": "ema_decay"}  # names in checkpoints that earlier versions wrote → those of today
 
 
@@ -14,8 +23,8 @@ class Recipe:
     """Everything that decides a training run but the pictures, the seed and the machine."""
 
     name: str
-    generator: str = "unet"  # the architecture's name in models.GENERATORS
-    adversary: str = "discriminator"  # "discriminator" (binary cross-entropy), "critic" (Wasserstein) or "none"
+    generator: str = "unet"  # the architecture's name in ARCHITECTURES
+    adversary: str = "discriminator"  # a name in ADVERSARIES
     reconstruction: str = "l1"  # "l1" or "mse"
     lambda_rec: float = 0.99  # the submission's weights: reconstruction rules, the adversarial term sharpens
     lambda_adv: float = 0.01
@@ -54,8 +63,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         choices = {
-            "generator": ("unet", "wgan-unet", "distribution-unet"),
-            "adversary": ("discriminator", "critic", "none"),
+            "generator": tuple(ARCHITECTURES),
+            "adversary": tuple(ADVERSARIES),
             "reconstruction": ("l1", "mse"),
         }
         for field, allowed in choices.items():
@@ -67,17 +76,35 @@ class Recipe:
         for field in ("dropout", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"recipe {self.name}: {field} must lie in [0, 1), got {getattr(self, field)}")
-        if self.bounded and self.generator == "distribution-unet":
-            raise ValueError(f"recipe {self.name}: bounded is for generators that paint; this one answers with chances")
-        if self.dropout and self.generator == "wgan-unet":
-            raise ValueError(f"recipe {self.name}: dropout is for the U-Nets of VGG blocks, not for wgan-unet")
-        if not self.keep_luminance and self.generator == "distribution-unet":
+        for option in _options_without_effect(self.generator, self.adversary):
+            if getattr(self, option) != getattr(Recipe, option):  # the default
+                raise self._without_effect(option)
+        if not self.keep_luminance and ARCHITECTURES[self.generator].distribution:
             raise ValueError(f"recipe {self.name}: a distribution over chroma cannot but keep_luminance")
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
         if self.batch_size == 1 and self.size == 32:
             raise ValueError(f"recipe {self.name}: batch normalization needs a batch_size of 2 or more at size 32")
         object.__setattr__(self, "betas", tuple(self.betas))  # a recipe read back from JSON has a list there
+
+    def _without_effect(self, option: str) -> ValueError:
+        having = [
+            name
+            for name, recipe in RECIPES.items()
+            if option not in _options_without_effect(recipe.generator, recipe.adversary)
+        ]
+        return ValueError(
+            f"recipe {self.name}: {option} would have no effect; leave it out, or take a recipe that has it: "
+            f"{', '.join(having)}"
+        )
+
+    def with_options(self, **options: Any) -> "Recipe":
+        """A variant with what somebody asked for by name. Unlike `dataclasses.replace` it also refuses an option
+        without effect where its value is the default. Raises ValueError."""
+        for option in options:
+            if option in _options_without_effect(self.generator, self.adversary):
+                raise self._without_effect(option)
+        return replace(self, **options)
 
     def learning_rate_in(self, epoch: int) -> float:
         """Adam's learning rate in an epoch, counted from 0."""
@@ -86,13 +113,29 @@ class Recipe:
         return self.learning_rate * min(1.0, 2 * (1 - epoch / self.epochs))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> "Recipe":
-        """A recipe from what `as_dict` gave, now or in an earlier version, which lacks what was added since."""
-        return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """A recipe from what `as_dict` gave, now or in an earlier version, which lacks what was added since and may
+        have set options without effect."""
+        values = {RENAMED.get(name, name): value for name, value in values.items()}
+        parts = (values.get("generator", cls.generator), values.get("adversary", cls.adversary))
+        if parts[0] in ARCHITECTURES and parts[1] in ADVERSARIES:
+            for option in _options_without_effect(*parts):
+                values.pop(option, None)
+        return cls(**values)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self) | {"betas": list(self.betas)}
+
+
+def _options_without_effect(generator: str, adversary: str) -> list[str]:
+    """What some recipes have, but not those of this generator and this adversary."""
+    sometimes = [
+        *(option for options in ADVERSARIES.values() for option in options),
+        *(option for architecture in ARCHITECTURES.values() for option in architecture.recipe_options),
+    ]
+    here = {*ADVERSARIES[adversary], *ARCHITECTURES[generator].recipe_options}
+    return [option for option in dict.fromkeys(sometimes) if option not in here]
 
 
 GAN_L1 = Recipe("gan-l1")

@@ -11,11 +11,12 @@ Every random choice follows from (seed, epoch, step), so that a run that was kil
 weights, to the bit on the CPU, as one that never stopped.
 """
 
+import copy
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from colorize_utils import checkpoints, losses
-from colorize_utils.data import EpochBatches, PairDataset, Splits, generator_for, make_loader
+from colorize_utils.data import EpochBatches, Splits, generator_for, make_loader
 from colorize_utils.data.augmentation import augmented, flip_some
 from colorize_utils.devices import (
     Precision,
@@ -54,6 +55,36 @@ _RENAMED = {"average": "ema"}  # in states that earlier versions wrote
 History = dict[str, list[float]]
 """One list a curve, one number an epoch: the names in `CURVES`. For a critic, `discriminator_loss` is its loss with
 the penalty, and `adversarial_loss` −mean D(fake)."""
+
+
+class MovingAverage:
+    """A copy of a network, `module`, whose weights and buffers are averages: d · average + (1 − d) · latest.
+
+    d is at most `decay` and begins low, lest the first steps' weights stay. As `torch.optim.swa_utils.AveragedModel`,
+    whose states it reads and writes; but that keeps the number of updates in a tensor, which has to travel between
+    device and host at each of them.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.module, self.decay, self.updates = copy.deepcopy(network), decay, 0
+
+    def update(self, network: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        kept, latest = self.module.state_dict(), network.state_dict()
+        for floating in (True, False):  # batch norms also count their batches, in whole numbers
+            keys = [key for key, value in kept.items() if value.is_floating_point() == floating]
+            if keys:
+                get_ema_multi_avg_fn(decay)([kept[key] for key in keys], [latest[key] for key in keys], self.updates)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        weights = {f"module.{key}": value for key, value in self.module.state_dict().items()}
+        return {"n_averaged": torch.tensor(self.updates), **weights}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.updates = int(state["n_averaged"])
+        weights = {key: value for key, value in state.items() if key != "n_averaged"}
+        self.module.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
 
 
 class Trainer:
@@ -88,10 +119,7 @@ class Trainer:
                 network.to(memory_format=torch.channels_last)
             if compiled:
                 network.compile()
-        self.ema = None
-        if recipe.ema_decay:
-            average = _moving_average(recipe.ema_decay)
-            self.ema = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
+        self.ema = MovingAverage(self.generator, recipe.ema_decay) if recipe.ema_decay else None
         self.kept_predictor = predictor(self.kept, recipe.keep_luminance)
         # Pictures that a critic takes at a time: a batch of the original's networks at their size, more of smaller
         # ones, where 64 at once made a step 24 to 60 % shorter than 8 by 8 (64×64 and 32×32, two CPU cores).
@@ -131,7 +159,7 @@ class Trainer:
             self.precision.backward(g_loss, "generator")
         self.precision.step(self.optimizer_g, "generator")
         if self.ema is not None:
-            self.ema.update_parameters(self.generator)
+            self.ema.update(self.generator)
 
         squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
@@ -144,6 +172,16 @@ class Trainer:
             logits = self.generator(gray).float()
             return self.predictor.colour(gray, logits), logits
 
+    def training_batch(self, indices: Sequence[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Training pictures for either network, real (B, 3, H, W) and gray (B, 1, H, W), on the trainer's device:
+        mirrored and augmented where the recipe says so."""
+        real, gray = self.splits.train[indices]
+        if self.recipe.flip:
+            real, gray = flip_some(real, gray, rng)
+        if self.recipe.augment:  # where the pictures are: not every device can do it
+            real, gray = augmented(real, rng)
+        return real.to(self.device), gray.to(self.device)
+
     def adversary_batches(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """What the adversary learns from in one turn: a discriminator from the generator's own batch; a critic
         `n_critic` times from random pictures of its own, `critic_batch_size` of them."""
@@ -151,10 +189,9 @@ class Trainer:
             yield real, fake.detach()
         if self.recipe.adversary != "critic":
             return
-        pictures = self.splits.train
         for _ in range(self.recipe.n_critic):
-            chosen = torch.randperm(len(pictures), generator=rng)[: self.recipe.critic_batch_size]
-            critic_real, critic_gray = (batch.to(self.device) for batch in pictures[chosen.numpy()])
+            chosen = torch.randperm(len(self.splits.train), generator=rng)[: self.recipe.critic_batch_size]
+            critic_real, critic_gray = self.training_batch(chosen.tolist(), rng)
             with torch.no_grad():
                 critic_fake, _ = self.generate(critic_gray)
             yield critic_real, critic_fake
@@ -184,8 +221,7 @@ class Trainer:
 
     def run_epoch(self, progress: bool, after_step: Callable[[], None]) -> None:
         """The rest of the current epoch's steps, then validation and one more number on every curve."""
-        train: PairDataset = self.splits.train
-        batches = EpochBatches(len(train), self.recipe.batch_size, self.seed)
+        batches = EpochBatches(len(self.splits.train), self.recipe.batch_size, self.seed)
         batches.set_position(self.epoch, done=len(self.step_losses))
         label = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
         start = time.perf_counter() - self.epoch_seconds
@@ -198,12 +234,7 @@ class Trainer:
             for indices in batches:
                 rng = generator_for(self.seed, self.epoch, len(self.step_losses), 1)
                 torch.manual_seed(rng.initial_seed())  # of dropout
-                real, gray = train[indices]
-                if self.recipe.flip:
-                    real, gray = flip_some(real, gray, rng)
-                if self.recipe.augment:  # where the pictures are: not every device can do it
-                    real, gray = augmented(real, rng)
-                real, gray = real.to(self.device), gray.to(self.device)
+                real, gray = self.training_batch(indices, rng)
                 self.step_losses.append(self.step(real, gray, rng))
                 if len(self.step_losses) % CHECK_EVERY == 0:
                     self.require_finite()
@@ -212,7 +243,7 @@ class Trainer:
                 bar.update()
         self.require_finite()
 
-        means = torch.stack(self.step_losses).double().mean(dim=0).tolist()
+        means = torch.stack(self.step_losses).cpu().double().mean(dim=0).tolist()  # Apple's GPUs have no float64
         loader = make_loader(self.splits.val, self.recipe.batch_size)
         mse, autocast = losses.RECONSTRUCTION["mse"], self.precision.autocast
         validation: Validation = validate(self.kept_predictor, mse, loader, autocast=autocast)
@@ -235,7 +266,13 @@ class Trainer:
         """Raises Diverged, with the first step whose losses are not finite, and their names."""
         if not self.step_losses:
             return
-        rows = torch.stack(self.step_losses).cpu()
+        rows = torch.stack(self.step_losses)
+        checks = [rows.isfinite().all()]
+        for network in self.networks.values():
+            checks += [weights.isfinite().all() for weights in network.parameters()]
+        if torch.stack(checks).all():  # one answer is fetched from the device, not one a parameter
+            return
+        rows = rows.cpu()
         bad = (~rows.isfinite()).nonzero()
         if len(bad):
             step = int(bad[0, 0])
@@ -250,7 +287,7 @@ class Trainer:
 
     # ------------------------------------------------------------ state
 
-    def _parts(self) -> dict[str, nn.Module | Adam]:
+    def _parts(self) -> dict[str, nn.Module | MovingAverage | Adam]:
         """What has a state of its own, under the names that it has in a saved one."""
         parts = {
             **self.networks,
@@ -288,16 +325,6 @@ class Trainer:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.precision.load_state_dict(state["precision"])
-
-
-def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
-    """How `AveragedModel` averages: exponentially, with a decay that begins low, lest the first steps' weights stay."""
-
-    def average(kept: list[Tensor], latest: list[Tensor], count: Tensor | int) -> None:
-        steps = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(kept, latest, count)
-
-    return average
 
 
 def _digest(splits: Splits) -> str:
@@ -349,7 +376,7 @@ def train(
         raise TrainingError(f"the pictures are {size}×{size}, the recipe is for {recipe.size}×{recipe.size}")
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
     saver = _Saver(folder, 60 * save_minutes)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         try:
             trainer = Trainer(recipe, splits, device, precision, seed, compiled)
@@ -477,6 +504,7 @@ class _Saver:
             "size": recipe.size,
             "epoch": trainer.epoch,
             "training_pictures": len(trainer.splits.train),
+            "split": trainer.splits.record,
             "seconds": sum(history["seconds"]),
             "metrics": {curve: values[-1] for curve, values in history.items() if values},
         }

@@ -1,28 +1,34 @@
 """The benchmarks run, and both sides of each compute the same. How fast, they say only when they are asked."""
 
 import json
-import subprocess
+import os
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import measure  # noqa: E402 (lies beside the benchmarks, in no package)
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
+    """Runs a benchmark at toy size in this process, as a program; returns what it wrote."""
+
     def run(name):
         result = tmp_path / "result.json"
         script = str(BENCHMARKS / f"{name}.py")
-        command = [sys.executable, "-W", "ignore", script, "--toy", "--rounds", "1", "--json", str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(sys, "argv", [script, "--toy", "--rounds", "1", "--json", str(result)])
+        runpy.run_path(script, run_name="__main__")
         return json.loads(result.read_text())
 
     return run
 
 
+@pytest.mark.slow
 def test_inference(run):
     results = run("inference")
     assert results["differences"]["Colorizer"] < 1e-4
@@ -31,25 +37,72 @@ def test_inference(run):
     assert len(results["from_the_start"]) == 4
 
 
+@pytest.mark.slow
 def test_training(run):
     results = run("training")
     for recipe in ("gan-l1", "wgan"):
         assert results[recipe]["losses"] < 1e-4
         assert results[recipe]["gradients"] < 1e-3
-        assert results[recipe]["seconds"]["floor"] < results[recipe]["seconds"]["Trainer.step"]
+        assert set(results[recipe]["seconds"]) == {"literal step", "Trainer.step", "floor"}
 
 
+@pytest.mark.slow
 def test_data(run):
     assert [result["identical"] for result in run("data").values()] == [True, True]
 
 
+@pytest.mark.slow
 def test_folder(run):
     results = run("folder")
     assert set(results["albums"]) == {"flowers-64", "wide.safetensors"}
     assert set(results["large"]) == {"96×64", "600×400"}
 
 
+@pytest.mark.slow
 def test_gpu_goes_its_way_on_a_cpu(run):
     results = run("gpu")
     assert set(results["precision"]) == {"fp32", "bf16"}
     assert len(results["minutes"]) == 3
+
+
+# ---------------------------------------------------------------- how they measure
+
+
+def calls_noted(name, file):
+    def note():
+        with open(file, "a") as notes:
+            notes.write(f"{name} {os.getpid()}\n")
+
+    return note
+
+
+@pytest.mark.slow
+def test_sides_take_turns_each_in_a_process_of_its_own(tmp_path):
+    """In every round each side warms up once and is timed once."""
+    file = tmp_path / "calls.txt"
+    medians = measure.alternate({name: (calls_noted, (name, file)) for name in ("one", "other")}, rounds=2)
+    assert set(medians) == {"one", "other"}
+    calls = [line.split() for line in file.read_text().splitlines()]
+    assert [name for name, _ in calls] == ["one", "one", "other", "other"] * 2
+    assert len({(name, process) for name, process in calls}) == 2
+    assert len({process for _, process in calls} | {str(os.getpid())}) == 3
+
+
+def test_the_floor_is_the_operations_at_the_machines_rate():
+    """A 3×3 convolution of c channels into d, h×w pixels, is 2·9·c·d·h·w operations; what it touches moves once."""
+    picture, kernel = torch.rand(2, 3, 8, 5), torch.rand(4, 3, 3, 3)
+
+    def convolve():
+        torch.nn.functional.conv2d(picture, kernel, padding=1).relu()  # an activation could be fused, and is free
+
+    operations, moved = 2 * 9 * 3 * 4 * (2 * 8 * 5), 4 * (picture.numel() + kernel.numel() + 2 * 4 * 8 * 5)
+    assert measure.work(convolve) == (operations, moved)
+    machine = {"matrix_product": 10.0, "convolution": 20.0, "copy": 1e9}
+    assert measure.floor(convolve, machine) == operations / 20
+    assert measure.floor(convolve, machine | {"copy": 0.5}) == moved / 0.5
+
+
+def test_the_machines_limits_are_rates():
+    limits = measure.limits(toy=True)
+    assert set(limits) == {"matrix_product", "convolution", "copy"}
+    assert min(limits.values()) > 0

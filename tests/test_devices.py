@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from colorize_utils.devices import has_room_for
@@ -21,6 +22,7 @@ print(faults(), keep_freed_memory(), faults())
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept():
     """Counted in page faults, of a process of its own, because it holds for a whole process."""
     result = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)

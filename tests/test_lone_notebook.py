@@ -4,11 +4,13 @@ The kernel is one of a fresh environment that has everything this one has but co
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -17,12 +19,18 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from packaging.requirements import Requirement
 
 from colorize_utils.checkpoints import save
 from colorize_utils.models import UNet
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "notebooks" / "source"))
+import build  # noqa: E402 (a script beside the notebooks' source, no package)
+
 NAMES = ("GAN-L1", "GAN-MSE", "WGAN")
+pytestmark = pytest.mark.slow  # kernels, and a wheel
+COLAB_OPENS = 20_000_000  # bytes
 
 
 @pytest.fixture
@@ -54,8 +62,8 @@ def lone(tmp_path, python, monkeypatch):
     for variable in ("PYTHONPATH", "COLORIZE_REPO_URL", "COLORIZE_PROFILE", "COLORIZE_RUNS"):
         monkeypatch.delenv(variable, raising=False)
 
-    def run(name, places, edit=lambda source: source):
-        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder)
+    def run(name, places, edit=lambda source: source, source=ROOT / "notebooks"):
+        shutil.copy(source / f"{name}.ipynb", folder)
         notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         notebook.cells = [code[place] for place in places]
@@ -79,7 +87,7 @@ def repository(tmp_path_factory):
     repository = tmp_path_factory.mktemp("repository")
     names = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
     for name in names:
-        if name.startswith(("colorize_utils/", "pyproject", "README", "LICENSE", "requirements")):
+        if name.startswith(("colorize_utils/", "pyproject", "README", "LICENSE", "requirements", "constraints")):
             (repository / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, repository / name)
     git = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=lesson"]
@@ -89,13 +97,29 @@ def repository(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def wheel(repository, tmp_path_factory):
-    """As `make wheel` builds it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--wheel-dir", folder, repository], check=True)
-    (wheel,) = folder.glob("colorize_utils-*.whl")
-    return wheel
+def wheels(repository, tmp_path_factory):
+    """The package's wheel, as `make wheel` builds it, and what `make colab` packs beside it."""
+    folder = tmp_path_factory.mktemp("wheels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "ROOT", repository)
+        return build.build_wheels(folder)
+
+
+@pytest.fixture(scope="module")
+def wheel(wheels):
+    return next(wheel for wheel in wheels if wheel.name.startswith("colorize_utils-"))
+
+
+def test_the_wheel_has_weights_and_types_and_asks_for_no_test_runner(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    assert "colorize_utils/py.typed" in names
+    assert [name for name in names if name.startswith("colorize_utils/weights/") and name.endswith(".safetensors")]
+    needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)]
+    needed = {one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})}
+    assert {"torch", "numpy", "ipywidgets"} <= needed
+    assert not needed & {"nbval", "pytest", "ruff", "mypy"}
 
 
 def assert_colorized(printed, html, model="model: flowers-64, which comes with the package"):
@@ -127,12 +151,93 @@ def test_from_a_wheel_beside_it(lone, wheel, name, monkeypatch):
     assert_colorized(*lone(name, [0, -1]))  # it stays installed
 
 
+def test_of_several_wheels_the_newest_is_taken(lone, monkeypatch):
+    """0.10.0 is newer than 0.9.0, although its name comes first."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    for version in ("0.9.0", "0.10.0", "0.2.0"):
+        info = f"colorize_utils-{version}.dist-info"
+        files = {
+            "colorize_utils/__init__.py": "",
+            "colorize_utils/notebook/__init__.py": "",
+            "colorize_utils/notebook/bootstrap.py": f"def prepare(): print('version {version}')",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: colorize_utils\nVersion: {version}\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/RECORD": "",
+        }
+        with zipfile.ZipFile(lone.folder / f"colorize_utils-{version}-py3-none-any.whl", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    printed, _ = lone("GAN-L1", [0])
+    assert printed == ["version 0.10.0\n"]
+
+
+@pytest.fixture(scope="module")
+def for_colab(wheels, tmp_path_factory):
+    """The folder that `make colab` fills."""
+    folder = tmp_path_factory.mktemp("colab")
+    build.write_packed(NAMES, folder, wheels)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_for_colab_everything_is_inside_and_folded(for_colab, name):
+    packed = for_colab / f"{name}.ipynb"
+    assert packed.stat().st_size < COLAB_OPENS
+    notebook = nbformat.read(packed, as_version=4)
+    nbformat.validate(notebook)
+    first, *others = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert first.metadata == {"cellView": "form", "jupyter": {"source_hidden": True}}
+    assert max(map(len, first.source.splitlines())) <= 1100  # of longer lines an editor makes heavy weather
+    plain = nbformat.read(ROOT / "notebooks" / packed.name, as_version=4)
+    assert others == [cell for cell in plain.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize(("name", "places"), [("GAN-L1", [0, 1, 0, -1]), ("WGAN", [0, -1])])
+def test_for_colab_a_notebook_needs_nothing_beside_it(lone, for_colab, python, name, places, monkeypatch):
+    """No package, no wheel, no network, and not what Colab lacks. The first cell and the last suffice here, too."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("COLORIZE_REPO_URL", "file:///nowhere")
+    for installed in (python.parent.parent / "lib").glob("python*/site-packages/pytorch_msssim*"):
+        installed.unlink()
+
+    def ask(source):
+        return source + "\nimport pytorch_msssim\nprint(pytorch_msssim.__file__)" if "model_path" in source else source
+
+    printed, html = lone(name, places, ask, for_colab)
+    assert_colorized(printed, html)
+    assert str(python.parent.parent) in printed[-1]
+    assert "missing" not in "".join(printed)
+    assert [path.name for path in lone.folder.iterdir()] == [f"{name}.ipynb"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_with_nothing_it_says_what_to_do(lone, name, monkeypatch):
     monkeypatch.setenv("COLORIZE_REPO_URL", "http://127.0.0.1:9/nobody/nothing")
     with pytest.raises(CellExecutionError, match=r"git.*Set REPO_URL above, or put the wheel in this folder"):
         lone(name, [0])
     assert [path.name for path in lone.folder.iterdir()] == [f"{name}.ipynb"]  # nothing half-fetched
+
+
+@pytest.mark.parametrize("address", ["https://github.com/<owner>/colorize_utils", "https://github.com/<owner>/x#main"])
+def test_while_the_address_has_no_owner_nothing_is_asked_for_it(lone, tmp_path, address, monkeypatch):
+    """A name that somebody could register would run his code where a Drive is mounted."""
+    asked = tmp_path / "bin" / "asked"
+    git = asked.with_name("git")
+    git.parent.mkdir()
+    git.write_text(f"#!/bin/sh\ntouch {asked}\nexit 1\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(git.parent), prepend=os.pathsep)
+    monkeypatch.setenv("COLORIZE_REPO_URL", address)
+    with pytest.raises(CellExecutionError, match=r"Set REPO_URL above, or put the wheel in this folder"):
+        lone("GAN-L1", [0])
+    assert not asked.exists()
+
+
+def test_an_empty_variable_is_as_good_as_none(lone, monkeypatch):
+    monkeypatch.setenv("COLORIZE_REPO_URL", "")
+    owner = build.repository().split("/")[-2]
+    with pytest.raises(CellExecutionError, match=rf"{re.escape(owner)}.*Set REPO_URL above"):
+        lone("GAN-L1", [0], lambda source: source.replace("https://github.com/", "http://127.0.0.1:9/"))
 
 
 def test_with_nothing_and_without_git_it_says_the_same(lone, monkeypatch):

@@ -1,7 +1,10 @@
 """The committed notebooks as files: what a reader, a reviewer and nbval count on. nbval itself runs them (Makefile)."""
 
 import copy
+import importlib.util
 import re
+import shutil
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +16,8 @@ import torch
 from colorize_utils.notebook.profiles import PROFILES
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "notebooks"))
-import release  # noqa: E402 (a script beside the notebooks, no package)
+sys.path.insert(0, str(ROOT / "notebooks" / "source"))
+import build  # noqa: E402 (a script beside the source, no package)
 
 CHECK = "nbval-check-output"
 SECTIONS = [  # the submission's, in its order
@@ -33,7 +36,7 @@ SECTIONS = [  # the submission's, in its order
     "13. Exercises",
     "14. Running instructions",
 ]
-NOTEBOOKS = {name: nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4) for name in release.NOTEBOOKS}
+NOTEBOOKS = {name: nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4) for name in build.NOTEBOOKS}
 each = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
@@ -67,8 +70,8 @@ def test_it_was_run_from_top_to_bottom(name):
 
 @each
 def test_it_is_clean(name):
-    """No widgets, warnings, progress bars or editor's notes: what `release.py clean` takes out is not there."""
-    assert release.clean(copy.deepcopy(NOTEBOOKS[name])) == NOTEBOOKS[name]
+    """No widgets, warnings, progress bars or editor's notes: what `build.py clean` takes out is not there."""
+    assert build.clean(copy.deepcopy(NOTEBOOKS[name])) == NOTEBOOKS[name]
     assert "widgets" not in NOTEBOOKS[name].metadata
     assert not [output for cell in cells(name) for output in cell.outputs if output.output_type == "error"]
 
@@ -187,52 +190,190 @@ def test_a_diff_shows_only_the_idea():
     assert share["adversary"] < 0.3
 
 
+# ---------------------------------------------------------------- one source
+
+
+def without_outputs(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+@each
+def test_a_notebook_is_what_is_built_from_its_source(name):
+    """Whoever edits a notebook edits notebooks/source/ instead, and builds."""
+    assert without_outputs(copy.deepcopy(NOTEBOOKS[name])) == build.build(name)
+
+
+def test_what_is_equal_stands_in_the_source_once():
+    text = (ROOT / "notebooks" / "source" / "models.md").read_text()
+    for cell in NOTEBOOKS["WGAN"].cells:
+        if not {"loss", "adversary"} & {*tags(cell)}:
+            assert text.count(f'id="{cell.id}"') == 1
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A copy of what the notebooks are built from and of what is built, without a repository around it."""
+    source = shutil.copytree(ROOT / "notebooks" / "source", tmp_path / "notebooks" / "source")
+    shutil.rmtree(source / "__pycache__", ignore_errors=True)
+    for name in ("pyproject.toml", "README.md", *(f"notebooks/{name}.ipynb" for name in NOTEBOOKS)):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def command(house, monkeypatch, capsys):
+    """Runs the copy's own build.py with these words; returns its exit status and what it printed."""
+    spec = importlib.util.spec_from_file_location("build_of_the_copy", house / "notebooks" / "source" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    spec.loader.exec_module(module)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["build.py", *words])
+        try:
+            module.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def contents(house):
+    return {path: path.read_text() for path in house.rglob("*") if path.is_file() and ".git" not in path.parts}
+
+
+def test_building_again_changes_nothing(house, command):
+    before = contents(house)
+    assert command("build") == (0, "")
+    assert contents(house) == before
+
+
+def test_an_edit_of_a_shared_cell_is_one_edit_and_other_cells_keep_their_outputs(house, command):
+    source = house / "notebooks" / "source" / "models.md"
+    edited = source.read_text().replace("sample(4, seed=1)", "sample(4, seed=2)")
+    edited = edited.replace("Pictures are decoded and resized once", "Each picture is decoded once")
+    source.write_text(edited)
+    status, printed = command("build")
+    assert status == 0
+    assert [(line.split(".ipynb")[0], line.split()[-1]) for line in printed.splitlines()] == [
+        (name, "data-load") for name in NOTEBOOKS
+    ]
+    for name in NOTEBOOKS:
+        new = nbformat.read(house / "notebooks" / f"{name}.ipynb", as_version=4)
+        for before, after in zip(NOTEBOOKS[name].cells, new.cells, strict=True):
+            if before.id == "data-load":
+                assert "seed=2" in after.source
+                assert (after.outputs, after.execution_count) == ([], None)
+            elif before.id == "data":
+                assert "Each picture is decoded once" in after.source
+            else:
+                assert before == after
+
+
+def test_outputs_can_be_kept_where_an_edit_does_not_show(house, command):
+    source = house / "notebooks" / "source" / "models.md"
+    source.write_text(source.read_text().replace("sample(4, seed=1)", "sample(4, seed=1 + 0)"))
+    assert command("build", "WGAN", "--keep-outputs", "data-load") == (0, "")
+    new = nbformat.read(house / "notebooks" / "WGAN.ipynb", as_version=4)
+    changed = [pair for pair in zip(NOTEBOOKS["WGAN"].cells, new.cells, strict=True) if pair[0] != pair[1]]
+    ((before, after),) = changed
+    assert "1 + 0" in after.source
+    assert before.outputs == after.outputs
+
+
+def test_a_notebook_that_is_not_there_is_named(command):
+    status, printed = command("build", "GAN-L2")
+    assert status == 2
+    assert "GAN-L2" in printed.splitlines()[-1]
+
+
 # ---------------------------------------------------------------- one address
 
 
 def test_the_repositorys_address_is_the_same_everywhere():
-    address = release.repository()
-    slug = address.removeprefix("https://github.com/")
+    address = build.repository()
     for name in NOTEBOOKS:
         source = "\n".join(cell.source for cell in NOTEBOOKS[name].cells)
         assert re.findall(r'^REPO_URL = "([^"]*)"  # @param', source, re.MULTILINE) == [address]
-        badges = re.findall(r"colab\.research\.google\.com/github/([^)\s]+)", source)
-        assert badges == [f"{slug}/blob/main/notebooks/{name}.ipynb"]
+        assert re.findall(r"https://colab\.research\.google\.com/github/[^)\s]+", source) == [build.colab_address(name)]
     readme = (ROOT / "README.md").read_text()
-    badges = re.findall(r"colab\.research\.google\.com/github/([^)\s]+)", readme)
-    assert sorted(badges) == sorted(f"{slug}/blob/main/notebooks/{name}.ipynb" for name in NOTEBOOKS)
+    badges = re.findall(r"https://colab\.research\.google\.com/github/[^)\s]+", readme)
+    assert sorted(badges) == sorted(build.colab_address(name) for name in NOTEBOOKS)
+    owner, name = badges[0].removeprefix(build.COLAB).split("/")[:2]
+    assert owner == address.split("/")[-2].replace("<owner>", "%3Cowner%3E")
+    assert name == address.split("/")[-1]
 
 
-def test_a_new_address_is_written_everywhere_and_changes_nothing_else(tmp_path):
-    files = []
-    for original in [*release.notebook_paths(), ROOT / "README.md"]:
-        files.append(tmp_path / original.name)
-        files[-1].write_text(original.read_text())
-    release.write_address("https://github.com/someone/else.where", files)
-    for file in files:
-        text = file.read_text()
-        assert release.repository().removeprefix("https://github.com/") not in text
-        assert "github/someone/else.where/blob/main/notebooks/" in text
-        if file.suffix == ".ipynb":
-            assert "https://github.com/someone/else.where" in nbformat.read(file, as_version=4).cells[3].source
-    release.write_address(release.repository(), files)
-    for original, file in zip([*release.notebook_paths(), ROOT / "README.md"], files, strict=True):
-        assert file.read_text() == original.read_text()
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "https://github.com/some-one/else.where.git",
+        "https://someone:secret@github.com/some-one/else.where",
+        "git@github.com:some-one/else.where.git",
+        "ssh://git@github.com/some-one/else.where.git",
+    ],
+)
+def test_the_remotes_address_is_written_everywhere_and_changes_nothing_else(house, command, remote):
+    before = contents(house)
+    for words in (
+        ["init", "--quiet"],
+        ["remote", "add", "a", "https://github.com/x/y"],
+        ["remote", "add", "origin", remote],
+    ):
+        subprocess.run(["git", *words], cwd=house, check=True)
+    status, printed = command("address")
+    assert status == 0
+    assert "https://github.com/some-one/else.where" in printed
+    address, slug = build.repository(), build.colab_address("").removeprefix(build.COLAB).split("/blob")[0]
+    for path, text in contents(house).items():
+        written = before[path].replace(address, "https://github.com/some-one/else.where")
+        written = written.replace(f"{build.COLAB}{slug}/", f"{build.COLAB}some-one/else.where/")
+        assert text == written, path
+        assert (text != before[path]) == (path.suffix == ".ipynb" or path.parent == house), path
+        assert "secret" not in text
+
+
+@pytest.mark.parametrize("remote", [None, "https://example.org/some-one/else.git", "../elsewhere"])
+def test_without_a_remote_at_github_the_address_stays(house, command, remote):
+    before = contents(house)
+    if remote:
+        for words in (["init", "--quiet"], ["remote", "add", "origin", remote]):
+            subprocess.run(["git", *words], cwd=house, check=True)
+    status, printed = command("address")
+    assert status == 0
+    assert build.repository() in printed
+    assert contents(house) == before
+
+
+def test_an_address_can_be_given(house, command):
+    assert command("address", "https://github.com/a/b")[0] == 0
+    assert 'Repository = "https://github.com/a/b"' in (house / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("address", ["https://example.org/a/b", "https://github.com/a/b.git", "git@github.com:a/b", ""])
-def test_an_address_that_colab_cannot_open_is_refused(address, tmp_path):
-    with pytest.raises(SystemExit, match="is not of the form https://github"):
-        release.write_address(address, [])
+def test_an_address_that_colab_cannot_open_is_refused(address, house, command):
+    before = contents(house)
+    status, _ = command("address", address)
+    assert "is not of the form https://github" in status
+    assert contents(house) == before
+
+
+# ---------------------------------------------------------------- real runs
 
 
 def test_a_release_runs_a_notebook_where_it_lies_and_keeps_its_outputs(tmp_path, monkeypatch):
-    monkeypatch.setattr(release, "HERE", tmp_path)
+    monkeypatch.setattr(build, "HERE", tmp_path)
     sources = ["import sys, os\nprint(os.listdir())", "print('kept')\nprint('gone', file=sys.stderr)"]
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     path = tmp_path / "a.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    release.run(path)
+    build.run(path)
     first, second = nbformat.read(path, as_version=4).cells
     assert first.outputs[0].text == "['a.ipynb']\n"
     assert [output.text for output in second.outputs] == ["kept\n"]
@@ -245,12 +386,12 @@ def test_cleaning_takes_out_what_does_not_belong():
     cell.outputs = [
         output("stream", name="stderr", text="a warning"),
         output("stream", name="stdout", text="kept"),
-        output("display_data", data={release.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"}),
+        output("display_data", data={build.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"}),
     ]
     notebook = nbformat.v4.new_notebook(
         cells=[cell], metadata={"widgets": {"state": {}}, "vscode": {}, "colab": {"provenance": [{"file_id": "1a"}]}}
     )
-    cleaned = release.clean(notebook)
+    cleaned = build.clean(notebook)
     assert [output.get("text") for output in cleaned.cells[0].outputs] == ["kept"]
     assert cleaned.cells[0].metadata == {"tags": ["loss"]}
     assert cleaned.metadata == {"language_info": {"name": "python"}, "colab": {"toc_visible": True}}
@@ -291,6 +432,7 @@ for NAME in NOTEBOOKS:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), ANSWERS)
 def test_a_right_answer_is_told_from_wrong_ones(name, number, capsys):
     right, wrong = ANSWERS[name, number]

@@ -60,11 +60,24 @@ def test_nonsense_is_refused(change, message):
 @pytest.mark.parametrize(
     ("recipe", "change", "message"),
     [
-        (DISTRIBUTION, {"bounded": True}, "bounded is for generators that paint"),
+        (DISTRIBUTION, {"bounded": True}, "bounded .*: gan-l1, gan-mse, wgan$"),
         (DISTRIBUTION, {"keep_luminance": False}, "cannot but keep_luminance"),
-        (WGAN_GP, {"dropout": 0.1}, "dropout is for the U-Nets of VGG blocks"),
+        (WGAN_GP, {"dropout": 0.1}, "dropout .*: gan-l1, gan-mse, distribution$"),
+        (WGAN_GP, {"discriminator_sigmoid": False}, "discriminator_sigmoid.*: gan-l1, gan-mse$"),
+        (GAN_L1, {"n_critic": 5}, "n_critic .*: wgan$"),
+        (DISTRIBUTION, {"lambda_adv": 100.0}, "lambda_adv .*: gan-l1, gan-mse, wgan$"),
     ],
 )
 def test_what_a_generator_does_not_have_is_refused(recipe, change, message):
     with pytest.raises(ValueError, match=message):
         replace(recipe, **change)
+
+
+def test_recipes_of_earlier_versions_are_read_without_what_has_no_effect():
+    earlier = GAN_L1.as_dict() | {"critic_batch_size": 8, "lambda_gp": 1000.0, "lambda_dist": 3.0}
+    assert Recipe.from_dict(earlier) == GAN_L1
+    earlier = DISTRIBUTION.as_dict() | {"lambda_adv": 0.05, "discriminator_sigmoid": False}
+    earlier["average"] = earlier.pop("ema_decay")
+    assert Recipe.from_dict(earlier) == DISTRIBUTION
+    with pytest.raises(ValueError, match="generator must be one of"):
+        Recipe.from_dict({"name": "later", "generator": "transformer"})

@@ -19,6 +19,7 @@ from sklearn.datasets import load_sample_image
 
 from colorize_utils import __version__
 from colorize_utils.checkpoints import BUNDLED, DEFAULT, REGISTRY, verify
+from colorize_utils.cli import main
 from colorize_utils.data import load_splits, make_loader, sample_photograph
 from colorize_utils.inference import Colorizer
 from colorize_utils.metrics import scoreboard
@@ -40,14 +41,14 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 # Who may import whom: a floor those below it only, and a room what stands before it on its own floor. Not named are a
 # package's __init__, which hands on the names of its rooms, and the package's own, which imports lazily.
 FLOORS = [
-    "errors files recipes palette colour",
+    "errors files architectures recipes palette colour",
     "models losses devices metrics",
     "data.cache data.synthetic data.pictures data.pages data.augmentation data.pairs",
     "checkpoints.state checkpoints.hub plots",
     "training inference.quantization inference.colorizer inference.batch",
-    "evaluation.comparison evaluation.report",
+    "evaluation.comparison evaluation.report evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
-    "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.release",
+    "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.release cli.cache",
     "__main__",
 ]
 
@@ -74,9 +75,18 @@ def test_the_packages_that_were_fixed_are_required():
     assert fixed <= {requirement.name for requirement in requirements()}
 
 
+def test_what_is_installed_is_the_list_of_requirements_without_the_test_runner():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements.txt").read_text().split()
+    runner = [line for line in lines if line.startswith("nbval")]
+    assert project["dependencies"] == [line for line in lines if line not in runner]
+    assert set(runner) <= set(project["optional-dependencies"]["dev"])
+
+
 def test_environment_says_what_requirements_say():
-    lines = re.findall(r"^      - (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
-    assert lines == (ROOT / "requirements.txt").read_text().split()
+    """… and that the package itself is installed, too."""
+    lines = re.findall(r"^      - (\S.*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    assert lines == [*(ROOT / "requirements.txt").read_text().splitlines(), "-e ."]
 
 
 def test_constraints_pin_everything_that_is_required_and_fit_it():
@@ -136,6 +146,24 @@ print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.m
     assert result.stdout == "[]\n", result.stderr
 
 
+def test_what_the_workflow_trains_on_a_mac_can_be_trained(tmp_path, monkeypatch):
+    """Its commands, on the processor. On the Mac's GPU, which may have no memory for it, a failure is none."""
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    (apple,) = re.findall(r"^  apple:\n((?:    .*\n|\n)+)", workflow, re.MULTILINE)
+    assert "runs-on: macos" in apple
+    steps = apple.split("\n      - ")
+    trained = [step for step in steps if "colorize_utils train" in step]
+    monkeypatch.chdir(tmp_path)
+    devices = {}
+    for step in trained:
+        arguments = re.search(r"python -m colorize_utils (train .*)", step).group(1).split()
+        place = arguments.index("--device") + 1
+        devices[arguments[place]] = "continue-on-error: true" in step
+        arguments[place] = "cpu"
+        assert main([*arguments, "--quiet"]) == 0
+    assert devices == {"cpu": False, "mps": True}
+
+
 def test_the_version_is_the_packages():
     assert metadata.version("colorize_utils") == __version__
 
@@ -160,18 +188,20 @@ def test_the_model_card_names_the_file_and_its_checksum():
 
 
 @pytest.mark.skipif("COLORIZE_TEST_FLOWERS" not in os.environ, reason="needs the real flowers-102/")
-def test_the_model_cards_scores_are_those_of_the_bundled_file():
+@pytest.mark.parametrize(("size", "scores"), [(64, "psnr ssim mae mse"), (256, "psnr ssim mae")])
+def test_the_model_cards_scores_are_those_of_the_bundled_file(size, scores):
     card = (BUNDLED / "README.md").read_text()
-    first = card[: card.index("On photographs of another source")]  # a second table follows
-    claimed = {cells[1].strip(): cells[2:8] for line in first.splitlines() if len(cells := line.split("|")) == 10}
+    table = card[card.index(f"| at {size}×{size} |") :].partition("\n\n")[0]
+    claimed = {cells[1].strip(): cells[2:-1] for line in table.splitlines() if (cells := line.split("|"))}
+    scores = scores.split()
     colorizer = Colorizer.from_checkpoint(device="cpu")
     predictors = {f"{DEFAULT}, {style}": colorizer.predictor(style=style) for style in colorizer.styles}
-    flowers = load_splits(os.environ["COLORIZE_TEST_FLOWERS"], 64, progress=False)
+    flowers = load_splits(os.environ["COLORIZE_TEST_FLOWERS"], size, progress=False)
     for score in scoreboard(predictors, make_loader(flowers.test, 64)):
-        psnr, ssim, mae, mse, difference, colour = map(float, claimed[score.name])
-        assert score.psnr == pytest.approx(psnr, abs=0.02)
-        assert score.ssim == pytest.approx(ssim, abs=0.002)
-        assert (score.mae, score.mse) == pytest.approx((mae, mse), abs=2e-4)
+        *others, difference, colour = map(float, claimed[score.name])
+        tolerances = {"psnr": 0.02, "ssim": 0.002, "mae": 2e-4, "mse": 2e-4}
+        for field, claim in zip(scores, others, strict=True):
+            assert getattr(score, field) == pytest.approx(claim, abs=tolerances[field])
         assert score.ciede2000 == pytest.approx(difference, abs=0.05)
         assert score.colourfulness_ratio == pytest.approx(colour, abs=0.02)
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from colorize_utils import checkpoints, losses, training
 from colorize_utils.checkpoints import load_generator
@@ -22,11 +24,13 @@ from colorize_utils.models import MeanColour, UNet, build_generator
 from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
 from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Trainer, train
 
-TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2, "critic_batch_size": 12}
+TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2}
 CPU = torch.device("cpu")
 
 
 def tiny(recipe, **changes):
+    if recipe.adversary == "critic":
+        changes = {"critic_batch_size": 12} | changes
     return replace(recipe, **(TINY | changes))
 
 
@@ -127,6 +131,72 @@ def test_a_critics_batch_in_parts_is_the_same_step(splits):
     assert (one - other).norm() < 1e-4 * other.norm()
 
 
+EFFECTIVE = {
+    "lambda_rec": 0.5,
+    "lambda_adv": 0.5,
+    "lambda_dist": 2.0,
+    "n_critic": 3,
+    "critic_batch_size": 5,
+    "lambda_gp": 1.0,
+    "discriminator_sigmoid": False,
+    "bounded": True,
+    "dropout": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_option_changes_what_is_learned_or_is_refused(splits, name):
+    """No option is accepted and then ignored."""
+
+    def learned(recipe):
+        torch.manual_seed(0)
+        trainer = Trainer(recipe, splits, CPU)
+        trainer.step(*splits.train[list(range(8))], generator_for(0))
+        return {part: network.state_dict() for part, network in trainer.networks.items()}
+
+    plain, refused = learned(tiny(RECIPES[name])), set()
+    for option, value in EFFECTIVE.items():
+        try:
+            changed = tiny(RECIPES[name], **{option: value})
+        except ValueError as error:
+            assert option in str(error)
+            refused.add(option)
+        else:
+            assert not same(learned(changed), plain), option
+    assert len(refused) == {"gan-l1": 4, "gan-mse": 4, "wgan": 3, "distribution": 6}[name]
+
+
+@pytest.mark.parametrize("option", ["flip", "augment"])
+@pytest.mark.parametrize("name", ["gan-l1", "wgan"])
+def test_both_networks_learn_from_pictures_made_alike(splits, tmp_path, monkeypatch, name, option):
+    """A critic that is shown its real pictures as they are learns to tell upright from turned."""
+    seen = {"generator": [], "adversary": []}
+    step, update = Trainer.step, Trainer.update_discriminator
+
+    def stepped(self, real, gray, rng):
+        seen["generator"].append(real)
+        return step(self, real, gray, rng)
+
+    def updated(self, real, fake, rng):
+        seen["adversary"].append(real)
+        return update(self, real, fake, rng)
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+    monkeypatch.setattr(Trainer, "update_discriminator", updated)
+    run(tiny(RECIPES[name], epochs=1, **{option: True}), splits, tmp_path)
+    pictures, _ = splits.train[:]
+    for batches in seen.values():
+        batch = torch.cat(batches)
+        as_they_are = (batch[:, None] == pictures).flatten(2).all(dim=2).any(dim=1).float().mean()
+        mirrored = (batch[:, None] == pictures.flip(-1)).flatten(2).all(dim=2).any(dim=1).float().mean()
+        if option == "flip":
+            assert 0.2 < mirrored < 0.8
+            assert as_they_are + mirrored == 1
+        else:
+            assert as_they_are == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [GAN_L1, WGAN_GP])
 def test_compiled_networks_train_the_same(splits, monkeypatch, recipe):
     """With the compiler's front and its derivatives; its back end would take minutes on a CPU."""
@@ -193,6 +263,7 @@ def test_every_recipe_trains_and_leaves_a_run_behind(splits, tmp_path, name):
     assert loaded.metadata["metrics"]["psnr"] == history["psnr"][best]
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_generated_flowers(tmp_path):
     """A minute's training beats the best constant chroma on pictures that it has not seen."""
     splits = load_splits("generated", 32, count=240, cache=None)
@@ -260,7 +331,9 @@ KILLED_RUN = textwrap.dedent("""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     name, folder, save_minutes = sys.argv[1], sys.argv[2], float(sys.argv[3])
     splits = load_splits("generated", 32, count=40, cache=None)
-    recipe = replace(RECIPES[name], size=32, width=1/16, batch_size=8, epochs=2, critic_batch_size=12, flip=True)
+    recipe = replace(RECIPES[name], size=32, width=1/16, batch_size=8, epochs=2, flip=True)
+    if name == "wgan":
+        recipe = replace(recipe, critic_batch_size=12)
     step = Trainer.step
 
     def counting(self, *arguments):
@@ -274,6 +347,7 @@ KILLED_RUN = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_minutes", [0.0, 60.0])  # a save after every step, and none before the run was killed
 @pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution"])
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(splits, tmp_path, name, save_minutes):
@@ -509,6 +583,85 @@ def test_mixed_precision_trains_close_to_fp32(splits, tmp_path, name):
     assert mixed["reconstruction_loss"] != full["reconstruction_loss"]
 
 
+class Device(TorchDispatchMode):
+    """The CPU in the part of a device: numbers on it do not become float64, which Apple's GPUs have not, unless
+    `Tensor.cpu` took them away; and `fetched` counts those that Python asked for, each of which waits for a GPU."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.fetched, self.on_host = 0, []
+        monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: self.take_away(tensor))
+
+    def take_away(self, tensor):
+        self.on_host.append(tensor.clone())
+        return self.on_host[-1]
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.fetched += function is torch.ops.aten._local_scalar_dense.default
+        result = function(*args, **(kwargs or {}))
+        given, made = (
+            [leaf for leaf in tree_leaves(some) if isinstance(leaf, torch.Tensor)] for some in ((args, kwargs), result)
+        )
+        host = {id(tensor) for tensor in self.on_host}
+        narrow = [tensor for tensor in given if tensor.dtype != torch.double and id(tensor) not in host]
+        if narrow and any(tensor.dtype == torch.double for tensor in made):
+            raise TypeError(f"this device has no float64 ({function})")
+        return result
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_epoch_needs_no_float64_of_the_device(splits, tmp_path, monkeypatch, name):
+    recipe = tiny(RECIPES[name], epochs=1, augment=True, flip=True, ema_decay=0.9)
+    with Device(monkeypatch):
+        history = run(recipe, splits, tmp_path)
+    assert len(history["psnr"]) == recipe.epochs
+
+
+def test_a_device_without_float64_refuses_it(monkeypatch):
+    numbers = torch.ones(3)
+    with Device(monkeypatch):
+        assert numbers.cpu().double().mean() == 1
+        with pytest.raises(TypeError, match="no float64"):
+            numbers.double()
+        with pytest.raises(TypeError, match="no float64"):
+            torch.stack([numbers, numbers]).to(torch.float64)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_waits_for_nothing_and_a_look_at_its_numbers_once(splits, tmp_path, monkeypatch, name):
+    """A step starts its work on a GPU and goes on; whether all is finite is one question, however many weights."""
+    waits = {}
+    with Device(monkeypatch) as device:
+
+        def counted(method):
+            original = getattr(Trainer, method)
+
+            def wrapper(*arguments):
+                before = device.fetched
+                result = original(*arguments)
+                waits.setdefault(method, []).append(device.fetched - before)
+                return result
+
+            monkeypatch.setattr(Trainer, method, wrapper)
+
+        counted("step")
+        counted("require_finite")
+        run(tiny(RECIPES[name], epochs=1, ema_decay=0.9), splits, tmp_path)
+    assert set(waits["step"]) == {0}
+    assert max(waits["require_finite"]) == 1
+
+
+def test_the_random_state_of_apples_gpu_is_put_back(splits, tmp_path, monkeypatch):
+    put_back = []
+    monkeypatch.setattr(training, "choose_device", torch.device)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda *_: torch.tensor([7]))
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state, *_: put_back.append(state.item()))
+    monkeypatch.setattr(training, "Trainer", lambda *_: 1 / 0)  # there is no such GPU here
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(GAN_L1), splits, tmp_path, device="mps")
+    assert put_back == [7]
+
+
 # ---------------------------------------------------------------- beyond the submission
 
 
@@ -572,6 +725,7 @@ def test_what_is_kept_is_the_moving_average(splits, tmp_path):
     assert history["psnr"][-1] == pytest.approx(validated.psnr, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_short_run_keeps_what_it_learned(tmp_path):
     """The first weights, which know nothing, do not stay in the average for long."""
     flowers = load_splits("generated", 32, count=100, cache=None)
@@ -609,5 +763,6 @@ def test_runs_of_a_version_that_knew_fewer_settings_go_on(splits, tmp_path):
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     for added in ("augment", "dropout", "ema_decay"):
         del state["recipe"][added]
+    state["recipe"] |= {"critic_batch_size": 8, "n_critic": 3}  # which had no effect, and was accepted
     torch.save(state, tmp_path / "state.pt")
     assert len(run(tiny(GAN_L1, epochs=3), splits, tmp_path, resume=True)["psnr"]) == 3

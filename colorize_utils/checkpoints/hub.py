@@ -79,7 +79,7 @@ REGISTRY = {
 # ---------------------------------------------------------------- fetching
 
 
-def fetch(name_or_path: str | os.PathLike, cache: Path | None = None, progress: bool = True) -> Path:
+def fetch(name_or_path: str | os.PathLike[str], cache: Path | None = None, progress: bool = True) -> Path:
     """A local, verified file for a name of the registry, a link (https://…, Google Drive's among them), or a path
     (returned as it is if it exists).
 
@@ -242,7 +242,7 @@ def verify(path: Path, entry: RegistryEntry, pinned: str | None = None, name: st
 
 
 def load_generator(
-    name_or_path: str | os.PathLike = DEFAULT,
+    name_or_path: str | os.PathLike[str] = DEFAULT,
     architecture: str | None = None,
     size: int | None = None,
     progress: bool = True,
@@ -261,7 +261,9 @@ def load_generator(
     return load_file(path, architecture or entry.architecture, size, entry.name, otherwise=entry.size)
 
 
-def release(checkpoint: str | os.PathLike, name: str, folder: str | os.PathLike, half: bool = True) -> RegistryEntry:
+def release(
+    checkpoint: str | os.PathLike[str], name: str, folder: str | os.PathLike[str], half: bool = True
+) -> RegistryEntry:
     """Writes a run's checkpoint as `folder`/`name`.safetensors, ready to be bundled or uploaded, and returns the line
     that the registry needs for it; its source and licence are still to be filled in.
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from colorize_utils import __version__
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write
-from colorize_utils.models import BASE_CHANNELS, GENERATORS, build_generator, predictor
+from colorize_utils.models import ARCHITECTURES, BASE_CHANNELS, build_generator, predictor
 
 RESAVE = "torch.save(model.state_dict(), 'weights.pth')"
 
@@ -144,24 +144,20 @@ def _read_metadata(path: Path) -> dict:
 
 # ---------------------------------------------------------------- building
 
-# The first layer's key names an architecture, its output channels the width.
-_FIRST_LAYERS = {
-    "unet": "encoder_block1.conv.0.weight",
-    "wgan-unet": "encoder1.block.0.weight",
-    "distribution-unet": "encoder1.conv.0.weight",
-}
 _DISCRIMINATOR_LAYER = "layer1."
 
 
 def identify(state: Mapping[str, Tensor]) -> tuple[str, float, bool] | None:
     """(architecture, width, bounded) of the generator that a state dict fits by its keys and shapes, or None.
 
-    `bounded` shows in the keys of the WGAN U-Net alone; for the U-Net the file's metadata must say.
+    The first layer's key names an architecture, its output channels the width. `bounded` shows in the keys of the WGAN
+    U-Net alone; for the U-Net the file's metadata must say.
     """
-    for architecture, key in _FIRST_LAYERS.items():
-        if key in state and state[key].ndim == 4 and state[key].shape[0]:
-            bounded = architecture == "wgan-unet" and "decoder5.block.1.weight" not in state
-            return architecture, state[key].shape[0] / BASE_CHANNELS, bounded
+    for name, architecture in ARCHITECTURES.items():
+        layer = state.get(architecture.first_layer)
+        if layer is not None and layer.ndim == 4 and len(layer):
+            bounded = architecture.unbounded_key is not None and architecture.unbounded_key not in state
+            return name, len(layer) / BASE_CHANNELS, bounded
     return None
 
 
@@ -205,7 +201,9 @@ def load_file(
     if found is None or found[0] != wanted:
         raise CheckpointError(_misfit(path.name, weights.state, wanted, found))
     _, width, bounded = found
-    network = build_generator(wanted, width, bounded or bool(weights.metadata.get("bounded", False)))
+    if "bounded" in ARCHITECTURES[wanted].options:
+        bounded = bounded or bool(weights.metadata.get("bounded", False))
+    network = build_generator(wanted, width, bounded)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in weights.state.items()}
     if expected != given:
@@ -227,7 +225,7 @@ def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple | 
     elif any(key.startswith(_DISCRIMINATOR_LAYER) for key in state):
         fits = "it is a discriminator or critic; give the generator's checkpoint"
     else:
-        fits = f"it fits none of {', '.join(GENERATORS)}"
+        fits = f"it fits none of {', '.join(ARCHITECTURES)}"
     return f"{name} is not a checkpoint of {wanted}: {difference}; {fits}"
 
 

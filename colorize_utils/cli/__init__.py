@@ -6,6 +6,7 @@
     python -m colorize_utils evaluate …
     python -m colorize_utils compare …
     python -m colorize_utils release NAME CHECKPOINT
+    python -m colorize_utils cache --clear
 
 Each command is a module of this package with `DESCRIPTION`, `add_arguments` and `run`. Results go to standard output,
 errors to standard error, one line each. Exit status: 0 all done, 1 something failed, 2 the command was not understood,
@@ -17,11 +18,18 @@ import sys
 from collections.abc import Sequence
 
 from colorize_utils import __version__
-from colorize_utils.cli import colorize, compare, evaluate, release, train
+from colorize_utils.cli import cache, colorize, compare, evaluate, release, train
 from colorize_utils.errors import ColorizeError
 
 PROGRAM = "python -m colorize_utils"
-COMMANDS = {"colorize": colorize, "train": train, "evaluate": evaluate, "compare": compare, "release": release}
+COMMANDS = {
+    "colorize": colorize,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "release": release,
+    "cache": cache,
+}
 DEFAULT = "colorize"
 
 

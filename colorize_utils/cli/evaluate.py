@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     parser.add_argument("--split", default="test", choices=("val", "test"), help="which pictures (default: test)")
     parser.add_argument("--size", type=at_least(11), default=64, help="pictures are scored at size×size (default: 64)")
-    parser.add_argument("--limit", type=at_least(1), help="score the first LIMIT pictures alone")
+    parser.add_argument("--limit", type=at_least(1), help="score LIMIT pictures alone, chosen by --seed")
+    parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
     parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
     parser.add_argument("--int8", action="store_true", help="8-bit arithmetic: quicker on a CPU (needs the extra int8)")
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
+    from colorize_utils.evaluation.provenance import read_record, remarks
     from colorize_utils.files import atomic_write
     from colorize_utils.inference import Colorizer
     from colorize_utils.metrics import format_scores, gray_baseline, mean_chroma_baseline, scoreboard
@@ -41,17 +43,23 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     colorizers = {
         model: Colorizer.from_checkpoint(model, options.device, progress, int8=options.int8) for model in models
     }
-    splits = load_splits(options.data, options.size, seed=options.seed, count=options.count, progress=progress)
-    dataset = getattr(splits, options.split)
-    if options.limit is not None:
-        dataset = dataset.head(options.limit)
+    records = {model: read_record(model) for model in models}
+    how = {"crop": options.crop, "seed": options.seed, "count": options.count, "progress": progress}
+    splits = load_splits(options.data, options.size, **how)
+    dataset = getattr(splits, options.split).sample(options.limit, options.seed)
     predictors = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
     for model, colorizer in colorizers.items():
         for style in colorizer.styles:
             name = f"{model}, {style}" if len(colorizer.styles) > 1 else model
             predictors[name] = colorizer.predictor(keep_luminance=not options.raw, style=style)
     scores = scoreboard(predictors, make_loader(dataset, 64), progress)
-    print(f"{len(dataset)} pictures of the {options.split} split at {options.size}×{options.size}\n")
+    shape = f"{options.size}×{options.size}" + ", cropped" * options.crop
+    print(f"{len(dataset)} pictures of the {options.split} split at {shape}\n")
+    notes = remarks(records, splits, options.split)
+    for note in notes:
+        print(f"note: {note}")
+    if notes:
+        print()
     print(format_scores(scores))
     if options.json:
         with atomic_write(options.json) as temporary:
@@ -65,7 +73,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from colorize_utils.evaluation.report import write_report  # and with it matplotlib
 
         names = species_names(options.data)
-        title = f"{colorizer.name}: {options.split} split, {options.size}×{options.size}" + ", raw" * options.raw
-        paths = write_report(options.report, title, dataset, styles, names.get, options.seed, progress)
+        title = f"{colorizer.name}: {options.split} split, {shape}" + ", raw" * options.raw
+        notes = remarks({colorizer.name: records[models[0]]}, splits, options.split)
+        paths = write_report(options.report, title, dataset, styles, names.get, options.seed, progress, notes)
         print(f"\nreport: {paths[-1]}")
     return 0

@@ -1,7 +1,7 @@
 """`train`: a recipe, in a run's folder."""
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from colorize_utils.cli.options import RECIPE_HELP, add_data_options
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     changes = {name: getattr(options, name) for name in RECIPE_HELP if getattr(options, name) is not None}
     try:
-        recipe = replace(RECIPES[options.recipe], **changes)
+        recipe = RECIPES[options.recipe].with_options(**changes)
     except ValueError as error:
         parser.error(str(error))
 

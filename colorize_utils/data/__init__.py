@@ -12,6 +12,7 @@ from colorize_utils.data.pairs import (
     make_loader,
     sample_photograph,
     species_names,
+    split_place,
     squared,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "make_loader",
     "sample_photograph",
     "species_names",
+    "split_place",
     "squared",
 ]

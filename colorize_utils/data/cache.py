@@ -3,36 +3,52 @@
 A cache entry is a folder named after what it was made from. It is built beside its place under a temporary name and
 renamed when complete, so that a killed process leaves nothing that looks finished, and of two processes that build the
 same entry the first one wins and the second uses it. The pictures are memory-mapped: opening an entry reads nothing.
+
+Where a source has changed, its new entry takes over the pictures that are as they were, and its old one goes. So do
+the leftovers of builds that were killed; `entries` and `clear` are for people.
 """
 
 import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from colorize_utils.errors import DataError
 
-FORMAT = 1  # part of every key: raise it when what is stored changes
+if sys.platform != "win32":  # there, an abandoned build is told by its age alone
+    import fcntl
+
+FORMAT = 2  # part of every key: raise it when what is stored changes
 GRAY_CHROMA = 4.0  # mean of max(R, G, B) − min(R, G, B), in 8-bit steps, up to which a picture counts as gray
+Read = Callable[[int], np.ndarray]  # a picture by its place: (size, size, 3) uint8; raises DataError
 _CHUNK = 64  # pictures decoded ahead of the one being written
+_LOCK = "building"  # the file that a build holds a lock on; it says on which machine
+_ABANDONED = 3600  # seconds without a write after which a build of another machine counts as killed
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
-    """A digest of files by name, size and time of change: different as soon as one was added, removed or replaced."""
-    digest = hashlib.sha256()
-    for path in paths:
-        status = path.stat()
-        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Source:
+    """What pictures are decoded from: a kind ("flowers-102" or "folder"), its folder, how the pictures become squares,
+    and which part of it. At each size a source has one entry, that of its latest state."""
+
+    kind: str
+    folder: str
+    crop: bool = False
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,10 +66,16 @@ class DecodedPictures:
     skipped: list[str]
 
     @classmethod
-    def of(cls, pictures: np.ndarray, names: Sequence[str], gray=None, skipped: Sequence[str] = ()):
+    def of(
+        cls,
+        pictures: np.ndarray,
+        names: Sequence[str],
+        gray: Sequence[bool] | np.ndarray | None = None,
+        skipped: Sequence[str] = (),
+    ) -> "DecodedPictures":
         """All of `pictures`, in order."""
-        gray = np.zeros(len(names), bool) if gray is None else np.asarray(gray, bool)
-        return cls(pictures, np.arange(len(names)), list(names), gray, list(skipped))
+        flags = np.zeros(len(names), bool) if gray is None else np.asarray(gray, bool)
+        return cls(pictures, np.arange(len(names)), list(names), flags, list(skipped))
 
     def take(self, which: np.ndarray) -> "DecodedPictures":
         """The pictures at these places of the selection."""
@@ -62,40 +84,67 @@ class DecodedPictures:
 
 def decode(
     names: Sequence[str],
-    read: Callable[[int], np.ndarray],
+    signatures: Sequence[str],
+    read: Read,
     size: int,
-    key: Sequence[str],
-    folder: Path | None,
+    source: Source,
+    folder: Path | str | None,
     progress: bool = True,
 ) -> DecodedPictures:
     """The pictures `read(0)` … `read(len(names) - 1)`, from the cache or decoded now and cached.
 
+    signatures: a string a picture that changes when its file does; equal ones of a source share an entry.
     read: gives (size, size, 3) uint8; a DataError that it raises puts that picture among the skipped.
-    key: what the pictures were made from; equal keys share an entry.
     folder: where the cache lies; None keeps the pictures in memory.
 
     Raises DataError where the disk is too full or the folder cannot be written, naming the space that is needed.
     """
     if folder is None:
         store = np.empty((len(names), size, size, 3), np.uint8)
-        kept, gray, skipped = _decode_all(names, read, lambda row, picture: store.__setitem__(row, picture), progress)
-        return DecodedPictures.of(store, kept, gray, skipped)
+        rows, gray, skipped = _decode_all(names, read, lambda row, picture: store.__setitem__(row, picture), progress)
+        return DecodedPictures.of(store, [names[row] for row in rows], gray, skipped)
 
-    digest = hashlib.sha256(json.dumps([FORMAT, size, *key, *names]).encode()).hexdigest()[:20]
-    entry = Path(folder) / "pictures" / f"{size}-{digest}"
-    if entry.is_dir():
-        try:
-            return _open(entry, size)
-        except (OSError, ValueError, KeyError):  # damaged: a short file, an index that is no JSON
-            shutil.rmtree(entry, ignore_errors=True)
-    _build(entry, names, read, size, progress)
+    slot = f"{size}-{_digest([FORMAT, size, *asdict(source).values()])}-"
+    entry = Path(folder) / "pictures" / f"{slot}{_digest([*names, *signatures])}"
+    for _ in range(2):  # twice, because another process that sees other pictures there may take it for an old one
+        if entry.is_dir():
+            try:
+                return _open(entry, size)
+            except (OSError, ValueError, KeyError):  # damaged: a short file, an index that is no JSON
+                shutil.rmtree(entry, ignore_errors=True)
+        older = [path for path in entry.parent.glob(f"{slot}*") if path != entry]
+        _build(entry, names, signatures, _reusing(older, names, signatures, read, size), size, source, progress)
+        for path in older:
+            shutil.rmtree(path, ignore_errors=True)
     return _open(entry, size)
 
 
-def _decode_all(names, read, write, progress):
-    kept, gray, skipped = [], [], []
+def _digest(values: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:20]
 
-    def attempt(index):
+
+def _reusing(older: Sequence[Path], names: Sequence[str], signatures: Sequence[str], read: Read, size: int) -> Read:
+    """`read`, but that pictures which an older entry has with the same signature are taken from there."""
+    known = {}
+    for entry in older:
+        try:
+            pictures, index = _open(entry, size).pictures, _index(entry)
+            for row, key in enumerate(zip(index["names"], index["signatures"], strict=True)):
+                known[key] = pictures[row]
+        except (OSError, ValueError, KeyError):  # damaged: decode anew
+            continue
+    return lambda index: known[key] if (key := (names[index], signatures[index])) in known else read(index)
+
+
+def _decode_all(
+    names: Sequence[str], read: Read, write: Callable[[int, np.ndarray], object], progress: bool
+) -> tuple[list[int], list[bool], list[str]]:
+    """Writes every picture that can be read; returns their indices, which are gray, and a line for each other one."""
+    rows: list[int] = []
+    gray: list[bool] = []
+    skipped: list[str] = []
+
+    def attempt(index: int) -> np.ndarray | DataError:
         try:
             return read(index)
         except DataError as error:
@@ -109,39 +158,50 @@ def _decode_all(names, read, write, progress):
                 if isinstance(picture, DataError):
                     skipped.append(str(picture))
                     continue
-                write(len(kept), picture)
-                kept.append(names[index])
+                write(len(rows), picture)
+                rows.append(index)
                 chroma = picture.max(axis=-1).astype(np.int16) - picture.min(axis=-1)
                 gray.append(bool(chroma.mean() <= GRAY_CHROMA))
-    return kept, gray, skipped
+    return rows, gray, skipped
 
 
-def _build(entry: Path, names, read, size: int, progress: bool) -> None:
+def _build(
+    entry: Path,
+    names: Sequence[str],
+    signatures: Sequence[str],
+    read: Read,
+    size: int,
+    source: Source,
+    progress: bool,
+) -> None:
     need = len(names) * size * size * 3
-    building = None
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in entry.parent.glob(".*"):
+            if _is_abandoned(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
         free = shutil.disk_usage(entry.parent).free
         if free < need:
             raise DataError(_full(entry.parent, need, free))
-        building = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}-"))
-        # Plain writes: a full disk is then an error, where a write through a memory map would kill the process.
-        with open(building / "pictures.bin", "wb") as file:
-            kept, gray, skipped = _decode_all(
-                names, read, lambda _, picture: file.write(np.ascontiguousarray(picture, np.uint8)), progress
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        index = {"names": kept, "gray": gray, "skipped": skipped}
-        with open(building / "index.json", "w", encoding="utf-8") as file:
-            json.dump(index, file)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            building.rename(entry)
-        except OSError:
-            if not entry.is_dir():  # else another process was first, with the same pictures
-                raise
+        with _building(entry) as building:
+            # Plain writes: a full disk is then an error, where a write through a memory map would kill the process.
+            with open(building / "pictures.bin", "wb") as file:
+                rows, gray, skipped = _decode_all(
+                    names, read, lambda _, picture: file.write(np.ascontiguousarray(picture, np.uint8).data), progress
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            index = {
+                "source": asdict(source),
+                "names": [names[row] for row in rows],
+                "signatures": [signatures[row] for row in rows],
+                "gray": gray,
+                "skipped": skipped,
+            }
+            with open(building / "index.json", "w", encoding="utf-8") as file:
+                json.dump(index, file)
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DataError(_full(entry.parent, need, shutil.disk_usage(entry.parent).free)) from error
@@ -149,9 +209,56 @@ def _build(entry: Path, names, read, size: int, progress: bool) -> None:
             f"cannot keep decoded pictures in {entry.parent}: {error.strerror or error}; "
             "set COLORIZE_CACHE to a folder that can be written"
         ) from error
+
+
+@contextmanager
+def _building(entry: Path) -> Iterator[Path]:
+    """A new folder beside `entry` to build in, which becomes `entry` when the block ends well and is deleted when it
+    does not. Meanwhile this process holds a lock there, by which others see that the build is not abandoned: on a file
+    that names the machine from when the lock is held until the build ends; a killed process leaves the name alone."""
+    folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}-"))
+    try:
+        with open(folder / _LOCK, "w", encoding="utf-8") as lock:
+            if _try_lock(lock):
+                lock.write(platform.node())
+                lock.flush()
+            yield folder
+            lock.truncate(0)
+        (folder / _LOCK).unlink()
+        try:
+            folder.rename(entry)
+        except OSError:
+            if not entry.is_dir():  # else another process was first, with the same pictures
+                raise
     finally:
-        if building is not None:
-            shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _try_lock(file: TextIO) -> bool:
+    """Whether an exclusive lock could be had, which ends with the file or the process."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by another; or none to be had on this disk
+        return False
+    return True
+
+
+def _is_abandoned(building: Path) -> bool:
+    """Whether a build's folder was left by a process that is no more: at once where it ran on this machine, elsewhere
+    (a cache on a shared disk) when nothing has been written for an hour."""
+    try:
+        with open(building / _LOCK, encoding="utf-8") as lock:
+            if _try_lock(lock) and lock.read() == platform.node():  # in this order: a build that ends empties it first
+                return True
+    except OSError:
+        pass  # of an earlier version, or just begun
+    try:
+        written = max(os.stat(path).st_mtime for path in (building, *building.iterdir()))
+    except OSError:  # finished just now
+        return False
+    return time.time() - written > _ABANDONED
 
 
 def _full(folder: Path, need: int, free: int) -> str:
@@ -161,11 +268,61 @@ def _full(folder: Path, need: int, free: int) -> str:
     )
 
 
+def _index(entry: Path) -> dict[str, Any]:
+    return json.loads((entry / "index.json").read_text(encoding="utf-8"))
+
+
 def _open(entry: Path, size: int) -> DecodedPictures:
-    index = json.loads((entry / "index.json").read_text(encoding="utf-8"))
+    index = _index(entry)
     names = index["names"]
     shape = (len(names), size, size, 3)
     pictures = (
         np.memmap(entry / "pictures.bin", np.uint8, mode="r", shape=shape) if names else np.empty(shape, np.uint8)
     )
     return DecodedPictures.of(pictures, names, index["gray"], index["skipped"])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the cache: an entry, or where `pictures` is None a build that runs or was killed (`building`), or one
+    that this version cannot read. length: bytes on disk. size: pixels a side."""
+
+    path: Path
+    length: int
+    pictures: int | None = None
+    size: int | None = None
+    source: Source | None = None
+    building: bool = False
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Everything that the cache in `folder` holds of decoded pictures, the largest first."""
+    root = Path(folder) / "pictures"
+    found = [_described(path) for path in (root.iterdir() if root.is_dir() else ()) if path.is_dir()]
+    return sorted(found, key=lambda entry: (-entry.length, entry.path))
+
+
+def _described(path: Path) -> Entry:
+    length = sum(_length(file) for file in path.iterdir())
+    if path.name.startswith("."):
+        return Entry(path, length, building=True)
+    try:
+        index = _index(path)
+        return Entry(path, length, len(index["names"]), int(path.name.split("-")[0]), Source(**index["source"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Entry(path, length)
+
+
+def _length(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # a build that runs has renamed it just now
+        return 0
+
+
+def clear(folder: Path) -> list[Entry]:
+    """Deletes every entry and every abandoned build; returns what went."""
+    gone = [entry for entry in entries(folder) if not entry.building or _is_abandoned(entry.path)]
+    for entry in gone:
+        shutil.rmtree(entry.path)
+    return gone

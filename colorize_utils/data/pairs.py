@@ -10,11 +10,15 @@ equal to the bit to what the submission's two transforms give: `Resize`, `ToTens
 between them. The pictures are decoded and resized once and cached (cache.py).
 """
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +27,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from colorize_utils.colour import gray_levels, unit
-from colorize_utils.data.cache import DecodedPictures, decode, fingerprint
-from colorize_utils.data.pictures import is_picture, open_upright, to_gray
+from colorize_utils.data.cache import DecodedPictures, Source, decode
+from colorize_utils.data.pictures import READABLE, open_upright, to_gray
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import DataError, PictureError
 from colorize_utils.files import cache_folder
@@ -32,10 +36,12 @@ from colorize_utils.files import cache_folder
 SYNTHETIC = "generated"  # the name, on the command line too, of the source that needs no files
 SPLITS = ("train", "val", "test")
 POOLED_SHARE = 0.9  # of pooled training and validation pictures, for training
+FLOWERS_KEYS = {"train": "trnid", "val": "valid", "test": "tstid"}  # of Flowers-102's setid.mat
 FOLDER_SHARES = (0.8, 0.1, 0.1)  # of a folder's pictures, in the order of SPLITS
+FOLDER_RULE = 1  # how `split_place` and FOLDER_SHARES split a folder: raise it when either changes
 
 
-class PairDataset(Dataset):
+class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     """Pairs (colour, gray) from 8-bit pictures; the submission's data provider.
 
     pictures: (M, H, W, 3) uint8, RGB; an array, or a tensor on the device that the pairs shall be on. rows: the
@@ -88,13 +94,20 @@ class PairDataset(Dataset):
 @dataclass(frozen=True)
 class Splits:
     """Training, validation and test pairs; `skipped` has a line for each picture left out, and why; `crop` says how
-    they became squares."""
+    they became squares.
+
+    record: what decided the split, as JSON values, for a checkpoint's metadata (`evaluation.provenance` reads it):
+    source ("flowers-102", "folder" or "generated"), pool, crop, drop_gray, extra; number and digest of each part's
+    names; of a folder the rule, and the `split_place` from which on its pictures were trained on (or, pooled, chosen
+    by), of generated flowers seed and count. None where the splits are no work of `load_splits`.
+    """
 
     train: PairDataset
     val: PairDataset
     test: PairDataset
     skipped: tuple[str, ...] = ()
     crop: bool = False
+    record: dict[str, Any] | None = None
 
 
 def load_splits(
@@ -114,38 +127,54 @@ def load_splits(
 
     source: a folder that holds `flowers-102/` (torchvision's layout), any other folder of pictures, or "generated".
         None takes the environment variable `COLORIZE_DATA`, and where that is unset downloads Flowers-102.
-    pool: training and validation split put together and dealt again, nine parts to one: for the last run of a recipe
-        whose settings the official split has decided.
+    pool: training and validation split put together and dealt again by their names, nine parts to one: for the last
+        run of a recipe whose settings the official split has decided.
     extra: a folder of more training pictures; of them, too, a validation and a test part stay out, those of the split
         that it would have as a source.
     drop_gray: leave pictures that are themselves without colour out of training.
     crop: keep the aspect, crop the middle; the default squashes every picture to a square, as the submission does.
-    seed: of a folder's random split and of generated flowers; Flowers-102 has its official split.
+    seed: of generated flowers and their split. Flowers-102 has its official split; a folder is split by a hash of each
+        picture's name (`split_place`), so that a picture stays in its part when others are added or removed.
     count: how many generated flowers.
     cache: a folder; "default" is `cache_folder()`; None keeps everything in memory.
 
-    Raises DataError where there are no pictures, or the cache cannot be written.
+    Raises DataError where there are no pictures or fewer than three, or the cache cannot be written.
     """
     folder = cache_folder() if cache == "default" else cache
     if source is None:
         source = os.environ.get("COLORIZE_DATA") or None
-    how = {"size": size, "crop": crop, "folder": folder, "progress": progress}
+    how: dict[str, Any] = {"size": size, "crop": crop, "folder": folder, "progress": progress}
+    record = {"source": "folder", "pool": pool, "crop": crop, "drop_gray": drop_gray, "extra": extra is not None}
     if source == SYNTHETIC:
-        parts = _synthetic(count, size, seed)
+        train, val, test = _synthetic(count, size, seed)
+        record |= {"source": "generated", "seed": seed, "count": count}
     elif source is None or (Path(source) / "flowers-102").is_dir():
-        parts = [_flowers102(source, split, **how) for split in SPLITS]
+        train, val, test = _flowers102(source, **how)
+        record |= {"source": "flowers-102"}
     else:
-        parts = _split_folder(_folder(Path(source), **how), seed)
-    train, val, test = parts
+        train, val, test = _split_folder(_folder(Path(source), **how), source)
+        seen = [*train.names, *val.names] if pool else train.names
+        record |= {"rule": FOLDER_RULE, "train_from": min(map(split_place, seen))}
     if pool:
-        train, val = _pooled(train, val, seed)
-    training = [train] if extra is None else [train, _split_folder(_folder(Path(extra), **how), seed)[0]]
+        train, val = _pooled(train, val)
+    training = [train]
+    if extra is not None:
+        training.append(_split_folder(_folder(Path(extra), **how), extra)[0])
+        record |= {"rule": FOLDER_RULE, "extra_from": min(map(split_place, training[1].names))}
     if drop_gray:
         training = [_without_gray(part) for part in training]
     skipped = [line for part in (*training, val, test) for line in part.skipped]
     if not all(len(part.names) for part in (*training, val, test)):
         raise DataError(f"{source}: too few pictures to split into training, validation and test")
-    return Splits(_dataset(*training), _dataset(val), _dataset(test), tuple(dict.fromkeys(skipped)), crop)
+    parts = {"train": _dataset(*training), "val": _dataset(val), "test": _dataset(test)}
+    record["pictures"] = {name: _summary(part.names) for name, part in parts.items()}
+    return Splits(**parts, skipped=tuple(dict.fromkeys(skipped)), crop=crop, record=record)
+
+
+def _summary(names: Sequence[str]) -> dict[str, int | str]:
+    """How many pictures, and a digest of their names in any order and either Unicode form."""
+    text = "\n".join(sorted(unicodedata.normalize("NFC", name) for name in names))
+    return {"count": len(names), "digest": hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]}
 
 
 def _dataset(*parts: DecodedPictures) -> PairDataset:
@@ -155,15 +184,17 @@ def _dataset(*parts: DecodedPictures) -> PairDataset:
     return PairDataset(pictures, names=[name for part in parts for name in part.names])
 
 
-def _pooled(train: DecodedPictures, val: DecodedPictures, seed: int) -> list[DecodedPictures]:
+def _pooled(train: DecodedPictures, val: DecodedPictures) -> list[DecodedPictures]:
     both = DecodedPictures.of(
         np.concatenate([part.pictures[part.rows] for part in (train, val)]),
         [*train.names, *val.names],
         np.concatenate([train.gray, val.gray]),
         [*train.skipped, *val.skipped],
     )
-    order = np.random.default_rng(seed).permutation(len(both.names))
-    return [both.take(places) for places in np.split(order, [round(POOLED_SHARE * len(order))])]
+    # Under names of their own: a folder's validation pictures are all together by the hash that split it.
+    order = np.argsort([split_place(f"pool/{name}") for name in both.names], kind="stable")
+    held_back = max(1, len(order) - round(POOLED_SHARE * len(order)))
+    return [both.take(order[held_back:]), both.take(order[:held_back])]
 
 
 def _without_gray(part: DecodedPictures) -> DecodedPictures:
@@ -172,37 +203,68 @@ def _without_gray(part: DecodedPictures) -> DecodedPictures:
 
 
 def _synthetic(count: int, size: int, seed: int) -> list[DecodedPictures]:
-    names = [f"generated-{seed}-{index}" for index in range(count)]
-    return _split_folder(DecodedPictures.of(synthetic_flowers(count, size, seed), names), seed)
+    part = DecodedPictures.of(synthetic_flowers(count, size, seed), generated_names(seed, range(count)))
+    return [part.take(places) for places in generated_parts(count, seed)]
 
 
-def _flowers102(root: str | Path | None, split: str, size: int, crop: bool, folder, progress) -> DecodedPictures:
+def generated_names(seed: int, places: Iterable[int]) -> list[str]:
+    """The names of pictures of the series that a seed draws."""
+    return [f"generated-{seed}-{place}" for place in places]
+
+
+def generated_parts(count: int, seed: int) -> list[np.ndarray]:
+    """The places that each of SPLITS has in a series of `count` generated flowers."""
+    order = np.random.default_rng(seed).permutation(count)
+    ends = np.rint(np.cumsum(FOLDER_SHARES) * count).astype(int)
+    return np.split(order, ends[:-1])
+
+
+def _flowers102(
+    root: str | Path | None, size: int, crop: bool, folder: Path | str | None, progress: bool
+) -> list[DecodedPictures]:
+    """The official splits. What torchvision reads and checks it reads once, and every picture has one `stat`."""
+    from scipy.io import loadmat
     from torchvision.datasets import Flowers102
+    from torchvision.datasets.folder import default_loader
 
     try:
         if root is None:
             root = cache_folder()
             root.mkdir(parents=True, exist_ok=True)
-            flowers = Flowers102(root, split=split, download=True)
+            Flowers102(root, split=SPLITS[0], download=True)
         else:
-            flowers = Flowers102(root, split=split, download=False)
+            Flowers102(root, split=SPLITS[0], download=False)
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"Flowers-102 is not whole in {root}: {error}; download it on a machine with network, or set "
             "COLORIZE_DATA to a folder that holds flowers-102/ or pictures of your own"
         ) from error
     base = Path(root) / "flowers-102"
-    made_from = [base / "setid.mat", *sorted((base / "jpg").glob("*.jpg"))]
+    where, ids = str(base.resolve()), loadmat(base / "setid.mat")
 
-    def read(index: int) -> np.ndarray:
-        try:
-            return squared(flowers[index][0], size, crop)
-        except OSError as error:
-            raise DataError(f"{base}: picture {index} of the {split} split cannot be read ({error})") from error
+    def decoded(split: str, key: str) -> DecodedPictures:
+        paths = [base / "jpg" / f"image_{number:05d}.jpg" for number in ids[key].ravel()]
 
-    names = [f"{split}/{index}" for index in range(len(flowers))]
-    key = ["flowers-102", str(base.resolve()), split, str(crop), fingerprint(made_from)]
-    return decode(names, read, size, key, folder, progress)
+        def read(index: int) -> np.ndarray:
+            try:
+                return squared(default_loader(paths[index]), size, crop)
+            except OSError as error:
+                raise DataError(f"{base}: picture {index} of the {split} split cannot be read ({error})") from error
+
+        names = [f"{split}/{index}" for index in range(len(paths))]
+        signatures = [f"{path.name} {_signature(path)}" for path in paths]
+        return decode(names, signatures, read, size, Source("flowers-102", where, crop, split), folder, progress)
+
+    return [decoded(split, key) for split, key in FLOWERS_KEYS.items()]
+
+
+def _signature(path: Path) -> str:
+    """Size and time of change: another one as soon as the file was replaced. Empty where it is missing, or no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else ""
 
 
 def species_names(source: str | Path | None = None) -> dict[str, str]:
@@ -219,29 +281,42 @@ def species_names(source: str | Path | None = None) -> dict[str, str]:
     known = getattr(Flowers102, "classes", [f"species {number}" for number in range(1, 103)])
     return {
         f"{split}/{index}": known[labels[picture - 1] - 1]
-        for split, key in zip(SPLITS, ("trnid", "valid", "tstid"), strict=True)
+        for split, key in FLOWERS_KEYS.items()
         for index, picture in enumerate(ids[key].ravel())
     }
 
 
-def _folder(root: Path, size: int, crop: bool, folder, progress) -> DecodedPictures:
+def _folder(root: Path, size: int, crop: bool, folder: Path | str | None, progress: bool) -> DecodedPictures:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give one that holds flowers-102/ or pictures")
-    paths = sorted(path for path in root.rglob("*") if is_picture(path))
-    if not paths:
+    signatures = _pictures_in(root)
+    if not signatures:
         raise DataError(f"{root} holds no pictures; give a folder of JPEG, PNG, TIFF or WebP files")
+    names = sorted(signatures)
 
     def read(index: int) -> np.ndarray:
         try:
-            picture = open_upright(paths[index])
+            picture = open_upright(root / names[index])
             if picture.mode.startswith(("I", "F")):  # wider than 8 bits: Pillow's own conversion would clip
                 picture = Image.fromarray(to_gray(picture).gray)
             return squared(picture.convert("RGB"), size, crop)
         except PictureError as error:
             raise DataError(str(error)) from error
 
-    key = ["folder", str(root.resolve()), str(crop), fingerprint(paths)]
-    return decode([path.relative_to(root).as_posix() for path in paths], read, size, key, folder, progress)
+    source = Source("folder", str(root.resolve()), crop)
+    return decode(names, [signatures[name] for name in names], read, size, source, folder, progress)
+
+
+def _pictures_in(root: Path) -> dict[str, str]:
+    """The signature of every file under `root` that by its name is a picture, by its relative name in POSIX form: what
+    `is_picture` says, with one `stat` a picture and none for anything else."""
+    found = {}
+    for folder, _, files in os.walk(root):
+        for name in files:
+            path = Path(folder, name)
+            if path.suffix.lower() in READABLE and not name.startswith(".") and (signature := _signature(path)):
+                found[path.relative_to(root).as_posix()] = signature
+    return found
 
 
 def squared(picture: Image.Image, size: int, crop: bool = False) -> np.ndarray:
@@ -256,10 +331,31 @@ def squared(picture: Image.Image, size: int, crop: bool = False) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _split_folder(part: DecodedPictures, seed: int) -> list[DecodedPictures]:
-    order = np.random.default_rng(seed).permutation(len(part.names))
-    ends = np.rint(np.cumsum(FOLDER_SHARES) * len(order)).astype(int)
-    return [part.take(places) for places in np.split(order, ends[:-1])]
+def split_place(name: str) -> float:
+    """Where a picture falls in [0, 1) by a hash of its name, relative to its folder and with `/` between folders: it
+    decides the part that the picture belongs to, whatever else the folder holds. File systems differ in how they spell
+    é (Unicode's forms C and D), the place does not."""
+    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode(errors="surrogateescape")).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def _split_folder(part: DecodedPictures, root: str | Path) -> list[DecodedPictures]:
+    """The lowest places are for testing, the next for validation, the others for training; one picture at least each.
+
+    Parts are in the order of the places, which is no order of names: the first pictures are as good as any.
+    """
+    if len(part.names) < len(SPLITS):
+        raise DataError(
+            f"{root}: too few pictures to split into training, validation and test "
+            f"({len(part.names)} that can be read); give three or more"
+        )
+    places = np.array([split_place(name) for name in part.names])
+    order = np.argsort(places, kind="stable")
+    _, val_share, test_share = FOLDER_SHARES
+    test_end, val_end = np.searchsorted(places[order], [test_share, test_share + val_share])
+    test_end = min(max(test_end, 1), len(order) - 2)
+    val_end = min(max(val_end, test_end + 1), len(order) - 1)
+    return [part.take(order[val_end:]), part.take(order[test_end:val_end]), part.take(order[:test_end])]
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -297,7 +393,7 @@ def generator_for(*numbers: int) -> torch.Generator:
 
 def make_loader(
     dataset: PairDataset, batch_size: int, shuffle: bool = False, seed: int | None = None, num_workers: int = 0
-) -> DataLoader:
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """A loader of (colour (B, 3, H, W), gray (B, 1, H, W)) batches; whole batches are indexed at once.
 
     num_workers: 0 is fastest here, since the pictures are decoded already.

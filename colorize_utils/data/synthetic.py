@@ -97,7 +97,9 @@ def _blend(start: Colour, end: Colour, share: np.ndarray) -> np.ndarray:
     return np.array(start, np.float32) * (1 - share) + np.array(end, np.float32) * share
 
 
-def _paint(canvas: np.ndarray, colour, inside: np.ndarray, edge: float, shade: np.ndarray | float = 1.0) -> None:
+def _paint(
+    canvas: np.ndarray, colour: Colour | np.ndarray, inside: np.ndarray, edge: float, shade: np.ndarray | float = 1.0
+) -> None:
     """Paints `colour` times `shade` where `inside`, the distance to the outline, is positive."""
     cover = (0.5 + 0.5 * inside / edge).clip(0, 1)[..., None]
     paint = np.array(colour, np.float32) * np.broadcast_to(shade, inside.shape)[..., None]

@@ -1,1 +1,2 @@
-"""What becomes of checkpoints: recipes trained alike and compared (comparison.py), pages about one (report.py)."""
+"""What becomes of checkpoints: recipes trained alike and compared (comparison.py), pages about one (report.py), and
+whether one is scored on pictures that it has seen (provenance.py)."""

@@ -5,11 +5,12 @@ test pictures; what is reported is the mean over seeds and how far they lie apar
 nothing but their idea; `distribution` keeps what it has against learning by heart.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.errors import TrainingError
@@ -18,7 +19,7 @@ from colorize_utils.metrics import Predictor, Score, scoreboard
 from colorize_utils.recipes import Recipe
 
 
-def alike(recipe: Recipe, **scale) -> Recipe:
+def alike(recipe: Recipe, **scale: Any) -> Recipe:
     """A recipe at the scale of a comparison: `scale` replaces its fields of that name. The learning rate falls to 0,
     because a short run ends in the middle of things otherwise, and a critic takes two batches' worth of pictures."""
     changed = replace(recipe, decay=True, **scale)
@@ -61,7 +62,7 @@ def require_run_of(recipe: Recipe, folder: Path) -> None:
 def compare(
     runs: Mapping[str, Sequence[Run]],
     baselines: Mapping[str, Predictor],
-    test: DataLoader,
+    test: Iterable[tuple[Tensor, Tensor]],
     device: str | None = None,
     progress: bool = False,
 ) -> list[Compared]:

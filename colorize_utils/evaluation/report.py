@@ -63,8 +63,8 @@ def score_pictures(predict: Predictor, dataset: PairDataset, progress: bool = Fa
         rows = [psnr(fake, real), psnr(gray_baseline(gray), real), ciede2000(fake, real)]
         numbers = torch.stack(rows, dim=1).tolist()
         colours = zip(main_colour(real).tolist(), main_colour(fake).tolist(), strict=True)
-        for row, (original, painted) in zip(numbers, colours, strict=True):
-            scored.append(PictureScores(*row, tuple(original), tuple(painted)))
+        for (own, grays, difference), (original, painted) in zip(numbers, colours, strict=True):
+            scored.append(PictureScores(own, grays, difference, tuple(original), tuple(painted)))
     return scored
 
 
@@ -81,7 +81,7 @@ def pick(places: Sequence[int], count: int, seed: int = 0) -> list[int]:
 
 def colours_table(scored: Sequence[PictureScores]) -> str:
     """What pictures of each main colour are painted, in percent, as a Markdown table."""
-    painted = defaultdict(Counter)
+    painted: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for picture in scored:
         painted[colour_name(*picture.original)][colour_name(*picture.painted)] += 1
     lines = ["| original, pictures | " + " | ".join(NAMES) + " |", "|---" * (len(NAMES) + 1) + "|"]
@@ -122,12 +122,13 @@ def write_report(
     species: Callable[[str], str | None],
     seed: int = 0,
     progress: bool = False,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Writes a page about a model into `folder`, and returns its files.
 
     grid.png: pictures picked by the seed; failures.png: picked by it from the `WORST` by CIEDE2000; report.md: what
     becomes of each colour and of each species. predictors: the model's styles by name; the first one is judged.
-    species: of a picture's name, None where it is not known.
+    species: of a picture's name, None where it is not known. notes: what a reader should know of the scores.
     """
     style = next(iter(predictors))
     scored = score_pictures(predictors[style], dataset, progress)
@@ -141,16 +142,17 @@ def write_report(
         rows = list(zip(*columns.values(), strict=True))
         paths.append(save_figure(plot_grid(rows, tuple(columns)), folder / f"{name}.png"))
 
-    kinds = [species(name) for name in dataset.names]
+    kinds = [kind for name in dataset.names if (kind := species(name)) is not None]
     parts = [
         f"# {title}\n",
+        *(f"Note: {note}.\n" for note in notes),
         f"{len(scored)} pictures. Pictures picked by seed {seed}:\n\n![pictures picked by a seed](grid.png)\n",
         f"Failures, picked by the same seed from the {len(worst)} worst ({style}) by CIEDE2000:\n\n"
         "![failures](failures.png)\n",
         _in_common([scored[place] for place in worst], scored),
         f"What becomes of each main colour ({style}), in percent:\n\n{colours_table(scored)}\n",
     ]
-    if None not in kinds:
+    if len(kinds) == len(dataset.names):
         parts.append(f"Every species ({style}):\n\n{species_table(scored, kinds)}\n")
     with atomic_write(folder / "report.md") as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")

@@ -24,7 +24,7 @@ from colorize_utils.data.pictures import to_gray
 from colorize_utils.devices import choose_device, keep_freed_memory
 from colorize_utils.errors import DeviceError
 from colorize_utils.inference.quantization import Int8Network
-from colorize_utils.models import POOLINGS, DistributionUNet, MeanColour, fuse_batch_norms
+from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
 _STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # of a network that predicts a distribution
@@ -65,7 +65,7 @@ class Colorizer:
             keep_freed_memory()
         if isinstance(network, MeanColour):
             network = network.generator  # the mean is one of its styles
-        self.has_distribution = isinstance(network, DistributionUNet)
+        self.has_distribution = predicts_distribution(network)
         if int8:
             self.network = Int8Network(network, size)
         else:

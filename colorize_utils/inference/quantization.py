@@ -78,10 +78,10 @@ def _digest(network: nn.Module, size: int) -> str:
 def _quantize(network: nn.Module, size: int, path: Path) -> None:
     """Writes a folded network in 8-bit integers to `path`, as ONNX."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
-    class Calibration(CalibrationDataReader):
-        def __init__(self):
+    class Calibration:  # a CalibrationDataReader is what has `get_next`
+        def __init__(self) -> None:
             self.pictures = _calibration_pictures(size)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -91,11 +91,18 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
     shape = {0: torch.export.Dim("pictures", max=1024)}
     shape |= {axis: multiple * torch.export.Dim(name, max=1024) for axis, name in ((2, "rows"), (3, "columns"))}
     example = torch.rand(2, 1, 2 * multiple, 3 * multiple)
-    with TemporaryDirectory() as folder, _silence():
+    with TemporaryDirectory() as folder, _silence(), _sessions_with_torchs_threads():
         exact = Path(folder) / "exact.onnx"
-        names = {"input_names": ["gray"], "output_names": ["colour"]}
         torch.onnx.export(
-            network, (example,), exact, dynamo=True, dynamic_shapes=[shape], external_data=False, verbose=False, **names
+            network,
+            (example,),
+            exact,
+            input_names=["gray"],
+            output_names=["colour"],
+            dynamic_shapes=[shape],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
         convolutions = [node.name for node in onnx.load(exact).graph.node if node.op_type.startswith("Conv")]
         quantize_static(
@@ -126,6 +133,28 @@ def _silence() -> Iterator[None]:
         logging.disable(level)
 
 
+@contextlib.contextmanager
+def _sessions_with_torchs_threads() -> Iterator[None]:
+    """ONNX Runtime's default options ask for as many threads as torch has.
+
+    Else they ask for every core, on which a session spins; the quantizer makes one to calibrate with, and takes none.
+    """
+    import onnxruntime
+
+    default = onnxruntime.SessionOptions
+
+    def options() -> onnxruntime.SessionOptions:
+        made = default()
+        made.intra_op_num_threads = torch.get_num_threads()
+        return made
+
+    onnxruntime.SessionOptions = options
+    try:
+        yield
+    finally:
+        onnxruntime.SessionOptions = default
+
+
 def _calibration_pictures(size: int) -> Iterator[np.ndarray]:
     """Gray pictures (1, 1, size, size) in [0, 1]: random square crops of two photographs, a quarter as many drawn
     flowers."""
@@ -136,8 +165,8 @@ def _calibration_pictures(size: int) -> Iterator[np.ndarray]:
     count = max(8, CALIBRATION // size**2)
     for index in range(count):
         photograph = photographs[index % len(photographs)]
-        side = rng.integers(size, min(photograph.size), endpoint=True) if size < min(photograph.size) else size
-        x, y = (rng.integers(0, max(1, length - side)) for length in photograph.size)
+        side = int(rng.integers(size, min(photograph.size), endpoint=True)) if size < min(photograph.size) else size
+        x, y = (int(rng.integers(0, max(1, length - side))) for length in photograph.size)
         crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR)
         yield unit(torch.from_numpy(np.array(crop)))[None, None].numpy()
     flowers = torch.from_numpy(synthetic_flowers(count // 4, size)).permute(0, 3, 1, 2)  # (N, 3, size, size)

@@ -54,6 +54,8 @@ def choose_profile(name: str, recipe: Recipe, device_type: str = "cpu") -> Profi
             quick = replace(quick, critic_batch_size=2 * quick.batch_size, epochs=recipe.epochs)
         return Profile(name, quick, test_pictures=1000, save_minutes=1.0)
     if name == "smoke":
-        tiny = replace(recipe, size=32, width=1 / 16, epochs=2, batch_size=8, critic_batch_size=8, learning_rate=1e-3)
+        tiny = replace(recipe, size=32, width=1 / 16, epochs=2, batch_size=8, learning_rate=1e-3)
+        if wasserstein:
+            tiny = replace(tiny, critic_batch_size=8)
         return Profile(name, tiny, data="generated", count=50)
     raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}")

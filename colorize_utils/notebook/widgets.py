@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -24,6 +25,9 @@ from colorize_utils.files import atomic_write
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.batch import colorize_files
 from colorize_utils.notebook.live import DRIVE, mount, runs_folder
+
+if TYPE_CHECKING:
+    import ipywidgets
 
 PREVIEW_SIDE = 720  # pixels: what is looked at is smaller than what is downloaded
 SHOWN_AT_ONCE = 12  # comparisons on a page
@@ -91,7 +95,7 @@ class BeforeAfter:
 
 
 def before_after(
-    picture, colorizer: Colorizer, strength: float = 1.0, name: str = "the picture", style: str | None = None
+    picture: Any, colorizer: Colorizer, strength: float = 1.0, name: str = "the picture", style: str | None = None
 ) -> BeforeAfter:
     """A picture (whatever `Colorizer.colorize` takes) beside itself in colour.
 
@@ -152,7 +156,7 @@ class Result:
     content: bytes
 
 
-def uploaded_files(widget) -> dict[str, bytes]:
+def uploaded_files(widget: "ipywidgets.FileUpload") -> dict[str, bytes]:
     """What a FileUpload holds, name → content, whatever the version of ipywidgets: 7 has a dict there, 8 a tuple."""
     if isinstance(widget.value, Mapping):
         return {name: bytes(file["content"]) for name, file in widget.value.items()}
@@ -166,7 +170,8 @@ def colorize_uploads(
 
     A file that is handed back keeps its original's format, EXIF and colour profile, as from the command line.
     """
-    results, failures = [], []
+    results: list[Result] = []
+    failures: list[str] = []
     for name, content in uploads.items():
         with tempfile.TemporaryDirectory() as folder:
             # The name as it came may hold a path, or nothing that a file system takes: only its suffix is used there.
@@ -236,7 +241,7 @@ def _unused(name: Path, taken: Callable[[Path], bool]) -> Path:
     return next(candidate for candidate in names if not taken(candidate))
 
 
-def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = SAVED):
+def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = SAVED) -> "ipywidgets.VBox":
     """An ipywidgets box: upload gray pictures, choose model, style and chroma strength, compare, download or save.
 
     colorizer, strength: what it begins with. folder: where the Save button writes.
@@ -264,10 +269,10 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
     save = ipywidgets.Button(description=f"Save to {folder.name}/", disabled=True, layout=fitting)
     status, page = ipywidgets.HTML(INVITATION), ipywidgets.HTML()
 
-    def refresh(_) -> None:
+    def refresh(_: object) -> None:
         uploads = uploaded_files(upload)
         results.clear()
-        failures = []
+        failures: list[str] = []
         try:
             if model.value not in ready:
                 status.value = f"Fetching {html.escape(model.value)} …"
@@ -288,7 +293,7 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
         save.disabled = not results
         status.value = f"{len(results)} of {len(uploads)} colorized." if uploads else INVITATION
 
-    def save_all(_) -> None:
+    def save_all(_: object) -> None:
         try:
             written = save_results(results, folder)
             status.value = f"{len(written)} saved in {html.escape(str(folder))}."

@@ -52,7 +52,7 @@ def main() -> None:
             same = identical(ours, literal.Flowers([folder / name for name in ours.names], size))
             arguments = (folder, ours.names, size, cache)
             sides = {"decoded anew": (decoded_anew, arguments), "from the cache": (from_the_cache, arguments)}
-            medians = measure.alternate(sides, min(options.rounds, 5))
+            medians = measure.alternate(sides, min(options.rounds, 5), options.toy)
             rows = [
                 (name, 1000 * value / len(ours), medians["decoded anew"] / value) for name, value in medians.items()
             ]

@@ -104,19 +104,19 @@ def speed(options, device: torch.device, results: dict) -> None:
 
     rows = [("literal, fp32", base.batch_size, theirs, 1.0, "", "")]
     best = 0.0
-    for compile in (False, True) if device.type == "cuda" else (False,):
+    for compiled in (False, True) if device.type == "cuda" else (False,):
         for batch in batches:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
             try:
-                trainer = Trainer(replace(base, batch_size=batch), splits, device, compile=compile)
+                trainer = Trainer(replace(base, batch_size=batch), splits, device, compiled=compiled)
                 ours = trainer_rate(trainer, options.seconds / 4)
             except torch.OutOfMemoryError:
                 break
             share = operations * ours / max(machine["matrix_product"], machine["convolution"])
             memory = peak_bytes(device) / batch / 1e9
-            name = f"{trainer.precision.name}{', compiled' if compile else ''}"
+            name = f"{trainer.precision.name}{', compiled' if compiled else ''}"
             rows.append((name, batch, ours, ours / theirs, f"{100 * share:.0f} %", memory))
             best = max(best, ours)
     columns = ("way", "batch", "pictures/s", "× literal", "of the floor's rate", "GB a picture")

@@ -78,7 +78,7 @@ def warm(options, folder: Path) -> dict:
     with torch.inference_mode():
         expected = theirs(gray)
 
-    ways = {"Colorizer": {}, "Colorizer(compiled=True)": {"compile": True}, "Colorizer(int8=True)": {"int8": True}}
+    ways = {"Colorizer": {}, "Colorizer(compiled=True)": {"compiled": True}, "Colorizer(int8=True)": {"int8": True}}
     if options.toy:  # a compiler takes its half minute whatever the size
         del ways["Colorizer(compiled=True)"]
     sides, differences = {"literal cell": (literal_cell, (options.toy, path, size, {}))}, {}
@@ -90,7 +90,7 @@ def warm(options, folder: Path) -> dict:
             continue
         differences[name] = (ready._predict(levels) - expected).abs().max().item()
         sides[name] = (colorizer, (options.toy, path, size, how))
-    medians = measure.alternate(sides, options.rounds)
+    medians = measure.alternate(sides, options.rounds, options.toy)
     machine = measure.limits(toy=options.toy)
     results = {"machine": measure.describe(machine)}
     with torch.no_grad():
@@ -129,7 +129,7 @@ def from_the_start(options, folder: Path) -> dict:
         "python -m colorize_utils --help": [*package, "--help"],
     }
     sides = {name: (process, (command,)) for name, command in commands.items()}
-    medians = measure.alternate(sides, min(5, options.rounds))
+    medians = measure.alternate(sides, min(5, options.rounds), options.toy)
     rows = [(name, value, medians["literal cell"] / value) for name, value in medians.items()]
     measure.table("From the start of a process, full width", ("", "seconds", "× literal"), rows)
     return medians

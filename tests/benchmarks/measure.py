@@ -44,12 +44,14 @@ Side = tuple[Callable[..., Callable[[], object]], tuple]
 """A function of a module and its arguments; what it returns is what is timed."""
 
 
-def alternate(sides: Mapping[str, Side], rounds: int) -> dict[str, float]:
+def alternate(sides: Mapping[str, Side], rounds: int, toy: bool = False) -> dict[str, float]:
     """Median seconds of each side. In every round each has its turn: one call to warm up, then one that counts.
 
     Each side lives in a process of its own, idle while others have their turn, because the C library's allocator, which
-    the package adjusts, is the whole process's.
+    the package adjusts, is the whole process's. toy: one call each, in this process, which shows that it runs.
     """
+    if toy:
+        return {name: seconds(build(*arguments)) for name, (build, arguments) in sides.items()}
     context = multiprocessing.get_context("spawn")
     workers = {}
     for name, side in sides.items():

@@ -90,7 +90,7 @@ def differences(recipe: Recipe) -> tuple[float, float]:
 def compare(recipe: Recipe, options, machine: dict) -> dict:
     losses, relative = differences(recipe)
     sides = {"literal step": (literal_step, (recipe,)), "Trainer.step": (trainers_step, (recipe,))}
-    medians = measure.alternate(sides, options.rounds)
+    medians = measure.alternate(sides, options.rounds, options.toy)
     medians["floor"] = measure.floor(trainers_step(recipe), machine)
     title = f"{recipe.name}, {recipe.size}×{recipe.size}, batch {BATCH}, width {recipe.width:g}"
     rows = [(name, value, medians["literal step"] / value) for name, value in medians.items()]
@@ -106,6 +106,8 @@ def main() -> None:
     size, widths = (32, (1 / 16, 1 / 16)) if options.toy else (128, (1.0, 0.25))
     for recipe, width in zip((GAN_L1, WGAN_GP), widths, strict=True):
         scaled = replace(recipe, size=size, width=width, batch_size=BATCH)
+        if options.toy:
+            scaled = replace(scaled, critic_batch_size=12)
         results[recipe.name] = compare(scaled, options, machine)
     measure.save(options.json, results)
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -7,7 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections import namedtuple
+import unicodedata
+from collections import Counter, namedtuple
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import Flowers102
 
+from colorize_utils.cli import main
 from colorize_utils.colour import levels_of, unit, unit_table
 from colorize_utils.data import (
     EpochBatches,
@@ -29,8 +32,10 @@ from colorize_utils.data import (
     make_loader,
     sample_photograph,
     species_names,
+    split_place,
     squared,
 )
+from colorize_utils.data.pictures import open_upright
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import DataError
 
@@ -83,7 +88,7 @@ def test_pairs_equal_the_submissions_transforms_to_the_bit(flowers_root):
 def test_pairs_from_a_folder_equal_them_too(folder):
     splits = load_splits(folder, 64, progress=False)
     part = splits.train
-    assert {len(splits.train), len(splits.val), len(splits.test)} == {16, 2}
+    assert [len(splits.train), len(splits.val), len(splits.test)] == [18, 1, 1]  # what the names' hashes say
     for name, (colour, gray) in zip(part.names, (part[index] for index in range(len(part))), strict=True):
         expected = submission_pair(Image.open(folder / name), 64)
         assert torch.equal(colour, expected[0])
@@ -141,12 +146,49 @@ def test_unit_and_its_table_give_what_to_tensor_gives():
     assert unit(levels.to("meta")).dtype == torch.float32  # the table's path, as far as a machine without a GPU goes
 
 
-def test_a_folders_split_is_seeded_and_complete(folder):
-    first, again, other = (load_splits(folder, 32, seed=seed, progress=False) for seed in (0, 0, 1))
-    assert first.train.names == again.train.names
-    assert first.train.names != other.train.names
-    everything = [*first.train.names, *first.val.names, *first.test.names]
-    assert sorted(everything) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+def parts_of(splits):
+    return {name: part for part in ("train", "val", "test") for name in getattr(splits, part).names}
+
+
+def test_a_folders_split_is_complete_and_no_seeds(folder):
+    first, other = (load_splits(folder, 32, seed=seed, progress=False) for seed in (0, 1))
+    assert [first.train.names, first.val.names, first.test.names] == [
+        other.train.names,
+        other.val.names,
+        other.test.names,
+    ]
+    assert sorted(parts_of(first)) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+
+
+def test_a_picture_stays_in_its_part_when_others_come_and_go(tmp_path):
+    folder = write_folder(tmp_path / "pictures", 120)
+    before = parts_of(load_splits(folder, 32, progress=False))
+    for index, picture in enumerate(synthetic_flowers(40, 50, seed=1)):
+        Image.fromarray(picture).save(folder / f"new-{index}.png")
+    for path in sorted(folder.glob("0*.png"))[::3]:
+        path.unlink()
+    after = parts_of(load_splits(folder, 32, progress=False))
+    stayed = before.keys() & after.keys()
+    assert 90 < len(stayed) < 120
+    assert {name: before[name] for name in stayed} == {name: after[name] for name in stayed}
+    shares = [list(after.values()).count(part) / len(after) for part in ("train", "val", "test")]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.06)
+
+
+def test_a_picture_falls_where_the_hash_of_its_name_says():
+    digest = hashlib.sha256("more/fleur-d'été.png".encode()).hexdigest()
+    assert split_place("more/fleur-d'été.png") == pytest.approx(int(digest[:16], 16) / 2**64, abs=1e-12)
+    decomposed = unicodedata.normalize("NFD", "more/fleur-d'été.png")  # as some file systems hand it out
+    assert split_place(decomposed) == split_place("more/fleur-d'été.png")
+
+
+@pytest.mark.parametrize("count", range(3, 10))
+def test_however_small_a_folder_each_part_has_a_picture(tmp_path, count):
+    splits = load_splits(write_folder(tmp_path / "few", count), 32, cache=None, progress=False)
+    names = [splits.test.names, splits.val.names, splits.train.names]
+    assert all(names) and len(parts_of(splits)) == count
+    places = [split_place(name) for part in names for name in part]
+    assert places == sorted(places)  # where the shares gave none, the smallest
 
 
 def test_environment_variable_names_the_source(folder, monkeypatch):
@@ -157,7 +199,7 @@ def test_environment_variable_names_the_source(folder, monkeypatch):
     with pytest.raises(DataError, match="downloads"):
         load_splits(size=32)
     monkeypatch.setenv("COLORIZE_DATA", str(folder))
-    assert len(load_splits(size=32, progress=False).train) == 16
+    assert len(load_splits(size=32, progress=False).train) == 18
 
 
 def test_pictures_without_colour_are_left_out_of_training(folder):
@@ -178,9 +220,10 @@ def test_extra_pictures_go_to_training_alone(folder, tmp_path):
     extra = write_folder(tmp_path / "extra", 10, seed=9)
     alone = load_splits(extra, 32, progress=False)
     splits = load_splits(folder, 32, extra=extra, progress=False)
-    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [24, 2, 2]
-    assert splits.train.names[-8:] == alone.train.names
-    for index, name in enumerate(alone.train.names, start=16):
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [18 + len(alone.train), 1, 1]
+    assert 0 < len(alone.train) < 10
+    assert splits.train.names[18:] == alone.train.names
+    for index, name in enumerate(alone.train.names, start=18):
         assert torch.equal(splits.train[index][0], submission_pair(Image.open(extra / name), 32)[0])
 
 
@@ -188,16 +231,14 @@ def test_pooled_splits_are_dealt_again_nine_to_one(folder):
     plain = load_splits(folder, 32, progress=False)
     pooled = load_splits(folder, 32, pool=True, progress=False)
     both = {*plain.train.names, *plain.val.names}
-    assert (len(pooled.train), len(pooled.val)) == (16, 2)
+    assert (len(pooled.train), len(pooled.val)) == (17, 2)
     assert {*pooled.train.names, *pooled.val.names} == both
     assert pooled.test.names == plain.test.names
     for part in (pooled.train, pooled.val):
         for (colour, _), name in zip(part, part.names, strict=True):
             assert torch.equal(colour, submission_pair(Image.open(folder / name), 32)[0])
-    assert load_splits(folder, 32, pool=True, progress=False).val.names == pooled.val.names
-    assert {load_splits(folder, 32, pool=True, seed=seed, progress=False).val.names[0] for seed in range(4)} != {
-        pooled.val.names[0]
-    }
+    assert pooled.val.names != plain.val.names
+    assert load_splits(folder, 32, pool=True, seed=1, progress=False).val.names == pooled.val.names
 
 
 def test_pooled_pictures_without_colour_are_left_out_too(folder):
@@ -225,7 +266,7 @@ def test_unreadable_pictures_are_reported_and_left_out(folder):
     [
         (lambda folder: folder / "nowhere", "is not a folder"),
         (lambda folder: (folder / "empty").mkdir() or folder / "empty", "holds no pictures"),
-        (lambda folder: shutil.move(write_folder(folder / "a", 3), folder / "b"), "too few pictures"),
+        (lambda folder: shutil.move(write_folder(folder / "a", 2), folder / "b"), r"b: too few pictures .*\(2 that"),
     ],
 )
 def test_no_pictures_is_an_error_that_names_the_folder(tmp_path, make, message):
@@ -307,7 +348,7 @@ def test_cache_is_keyed_by_what_it_was_made_from(folder, own_cache):
     path = folder / "001.png"
     Image.fromarray(np.full((40, 50, 3), (255, 0, 0), np.uint8)).save(path)
     changed = load_splits(folder, 32, progress=False)
-    assert len(entries(own_cache)) == 4
+    assert len(entries(own_cache)) == 3  # in place of the old one
     red = [
         part[part.names.index("001.png")][0]
         for part in (changed.train, changed.val, changed.test)
@@ -338,6 +379,7 @@ def _load_sum(folder, barrier, results):
     results.put(int(np.asarray(splits.train.pictures).astype(np.int64).sum()))
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_at_once_both_get_it_whole(folder, own_cache):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
@@ -353,24 +395,26 @@ def test_two_processes_that_start_at_once_both_get_it_whole(folder, own_cache):
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(folder, own_cache):
     script = textwrap.dedent("""
-        import sys, time
+        import itertools, sys
         import colorize_utils.data.pairs as data
-        read = data.squared
-        def slow(*arguments):
-            print("reading", flush=True)
-            time.sleep(0.3)
+        read, pictures = data.squared, itertools.count()
+        def until_the_fourth(*arguments):
+            if next(pictures) == 3:
+                print("three are read", flush=True)
+                sys.stdin.read()  # until killed
             return read(*arguments)
-        data.squared = slow
+        data.squared = until_the_fourth
         data.load_splits(sys.argv[1], 32, progress=False)
     """)
-    process = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE)
-    process.stdout.readline()
-    time.sleep(0.5)
+    command = [sys.executable, "-c", script, folder]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "three are read\n"
+    assert entries(own_cache)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert all(name.startswith(".") for name in entries(own_cache))
-    assert len(load_splits(folder, 32, progress=False).train) == 16
-    assert len([name for name in entries(own_cache) if not name.startswith(".")]) == 1
+    assert len(load_splits(folder, 32, progress=False).train) == 18
+    assert [name.startswith(".") for name in entries(own_cache)] == [False]  # and what it left has gone
 
 
 def test_a_full_disk_is_told_before_and_while_writing(folder, own_cache, monkeypatch):
@@ -392,6 +436,175 @@ def test_a_cache_that_cannot_be_written_is_told(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"cannot keep decoded pictures in .*set COLORIZE_CACHE"):
         load_splits(folder, 32, progress=False)
+
+
+def test_one_more_picture_decodes_that_one_and_replaces_the_entry(folder, own_cache, monkeypatch):
+    before = load_splits(folder, 32, progress=False)
+    (old,) = entries(own_cache)
+    Image.fromarray(synthetic_flowers(1, 50, seed=5)[0]).save(folder / "new.png")
+    (folder / "005.png").unlink()
+    opened = []
+    monkeypatch.setattr(
+        "colorize_utils.data.pairs.open_upright", lambda path: opened.append(path.name) or open_upright(path)
+    )
+    after = load_splits(folder, 32, progress=False)
+    assert opened == ["new.png"]
+    assert len(entries(own_cache)) == 1 and entries(own_cache) != [old]
+    everything = [name for part in (after.train, after.val, after.test) for name in part.names]
+    assert "new.png" in everything and "005.png" not in everything
+    monkeypatch.undo()
+    fresh = load_splits(folder, 32, cache=None, progress=False)
+    for one, other in ((after.train, fresh.train), (after.val, fresh.val), (after.test, fresh.test)):
+        assert one.names == other.names
+        assert all(torch.equal(a, b) for a, b in zip(one[:], other[:], strict=True))
+    assert torch.equal(before.train[0][0], before.train[0][0])  # whoever still has the old one open may go on
+
+
+def test_other_sources_and_sizes_keep_their_entries(folder, flowers_root, own_cache):
+    load_splits(folder, 32, progress=False)
+    load_splits(folder, 64, progress=False)
+    load_splits(flowers_root, 32, progress=False)
+    before = set(entries(own_cache))
+    assert len(before) == 5
+    Image.fromarray(synthetic_flowers(1, 50, seed=5)[0]).save(folder / "new.png")
+    load_splits(folder, 32, progress=False)
+    assert len(before & set(entries(own_cache))) == 4
+    assert len(entries(own_cache)) == 5
+
+
+BUILD_FOREVER = """
+import sys, time
+import colorize_utils.data.pairs as data
+def slow(*arguments):
+    print("reading", flush=True)
+    time.sleep(600)
+data.squared = slow
+data.load_splits(sys.argv[1], 32, progress=False)
+"""
+
+
+def test_a_build_that_runs_elsewhere_is_left_alone_and_a_killed_one_is_not(folder, tmp_path, own_cache, capsys):
+    other = write_folder(tmp_path / "other", 5)
+    process = subprocess.Popen([sys.executable, "-c", BUILD_FOREVER, other], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    load_splits(folder, 32, progress=False)
+    (running,) = (name for name in entries(own_cache) if name.startswith("."))
+    assert main(["cache", "--clear"]) == 0
+    assert entries(own_cache) == [running]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    load_splits(folder, 32, progress=False)
+    assert running not in entries(own_cache)
+    assert len(entries(own_cache)) == 1
+
+
+def test_a_build_of_another_machine_is_abandoned_after_an_hour(folder, own_cache):
+    """Its lock says nothing here: a cache may lie on a disk that several machines share."""
+    load_splits(folder, 32, progress=False)
+    young, old = (own_cache / "pictures" / f".32-{name}" for name in ("young", "old"))
+    for building in (young, old):
+        building.mkdir()
+        (building / "building").write_text("another-machine")
+        (building / "pictures.bin").write_bytes(b"half")
+    for path in (old / "building", old / "pictures.bin", old):
+        os.utime(path, (time.time() - 7200,) * 2)
+    load_splits(folder, 64, progress=False)
+    assert (young.exists(), old.exists()) == (True, False)
+
+
+def test_the_cache_is_shown_and_cleared(folder, flowers_root, own_cache, capsys):
+    load_splits(folder, 32, progress=False)
+    load_splits(flowers_root, 64, crop=True, progress=False)
+    (own_cache / "pictures" / "64-0123456789").mkdir()  # of an earlier version
+    (own_cache / "checkpoints").mkdir()
+    held = sum(path.stat().st_size for path in own_cache.rglob("*") if path.is_file())
+    assert main(["cache"]) == 0
+    out = capsys.readouterr().out
+    assert f"20 pictures, 32×32: {folder}" in out
+    assert f"4 pictures, 64×64, cropped, test split: {flowers_root / 'flowers-102'}" in out
+    assert "64-0123456789" in out
+    assert f"{held / 1e6:.1f} MB  5 entries in" in out
+    assert len(entries(own_cache)) == 5
+    assert main(["cache", "--clear"]) == 0
+    assert entries(own_cache) == []
+    assert (own_cache / "checkpoints").is_dir() and len(list(folder.rglob("*.png"))) == 20
+    assert main(["cache"]) == 0
+    assert len(load_splits(folder, 32, progress=False).train) == 18
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often each file's status was asked for, by name: by `os.stat`, `os.lstat`, or an entry of `os.scandir`."""
+    counts = Counter()
+
+    class Entry:
+        def __init__(self, entry):
+            self.entry, self.name, self.path = entry, entry.name, entry.path
+
+        def __getattr__(self, name):
+            return getattr(self.entry, name)
+
+        def __fspath__(self):
+            return self.path
+
+        def stat(self, **how):
+            counts[self.name] += 1
+            return self.entry.stat(**how)
+
+    class Scan:
+        def __init__(self, *path):
+            self.scan = os_scandir(*path)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.scan.close()
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return Entry(next(self.scan))
+
+        def close(self):
+            self.scan.close()
+
+    def counting(function):
+        def counted(path, *arguments, **how):
+            if not isinstance(path, int):
+                counts[os.path.basename(os.fspath(path))] += 1
+            return function(path, *arguments, **how)
+
+        return counted
+
+    os_scandir = os.scandir
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, counting(getattr(os, name)))
+    monkeypatch.setattr(os, "scandir", Scan)
+    return counts
+
+
+def test_a_picture_is_looked_at_once(flowers_root, folder, looks):
+    """A `stat` is a journey where pictures lie on a mounted Drive."""
+    for root, pattern, first in ((flowers_root, "image_*.jpg", {1}), (folder, "*.png", {1, 2})):
+        names = [path.name for path in root.rglob(pattern)]
+        assert len(names) >= 12
+        looks.clear()
+        load_splits(root, 32, progress=False)
+        assert {looks[name] for name in names} <= first  # whoever decodes a file may look at it himself
+        looks.clear()
+        load_splits(root, 32, progress=False)
+        assert {looks[name] for name in names} == {1}
+
+
+def test_flowers_are_checked_and_read_once(flowers_root, monkeypatch):
+    read = []
+    monkeypatch.setattr(Flowers102, "_check_integrity", lambda self: read.append("checked") or True)
+    loadmat = scipy.io.loadmat
+    monkeypatch.setattr("scipy.io.loadmat", lambda path, **how: read.append(path.name) or loadmat(path, **how))
+    load_splits(flowers_root, 32, progress=False)
+    assert sorted(read) == ["checked", "imagelabels.mat", "setid.mat", "setid.mat"]  # torchvision's own, and the splits
 
 
 def test_the_index_is_plain_json(folder, own_cache):

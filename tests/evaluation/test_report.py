@@ -115,6 +115,7 @@ def test_failures_are_the_worst_twentieth_and_a_seed_picks():
     assert pick(failures(scored[:3]), 6) == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_a_page_has_examples_failures_colours_and_species(tmp_path, known):
     dataset = PairDataset(synthetic_flowers(40, 32))

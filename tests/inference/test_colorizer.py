@@ -126,6 +126,7 @@ def test_painter_is_colorize_on_batches(colorizer):
         assert torch.equal(colour, transforms.functional.to_tensor(colorizer.colorize(picture)))
 
 
+@pytest.mark.slow
 def test_a_24_megapixel_photograph_needs_less_than_2_gb(tmp_path, tiny_checkpoint):
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (400, 600), dtype=np.uint8))

@@ -1,8 +1,8 @@
 import sys
 import threading
-import time
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -63,10 +63,15 @@ def test_a_compiled_colorizer_paints_the_same(tiny_unet, monkeypatch):
 
 
 class Meeting(nn.Module):
-    """A network that notes how many pictures are in it at once, and how many threads each has."""
+    """A network that notes how many pictures are in it at once, and how many threads each has.
 
-    def __init__(self):
+    patience: seconds that a picture waits in it for a second one to come.
+    """
+
+    def __init__(self, patience):
         super().__init__()
+        self.patience = patience
+        self.changed = threading.Condition()
         self.inside = self.most = 0
         self.threads = set()
 
@@ -74,11 +79,13 @@ class Meeting(nn.Module):
         return self
 
     def forward(self, gray):
-        self.inside += 1
-        self.most = max(self.most, self.inside)
-        self.threads.add(torch.get_num_threads())
-        time.sleep(0.05)
-        self.inside -= 1
+        with self.changed:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.threads.add(torch.get_num_threads())
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most > 1, self.patience)
+            self.inside -= 1
         return gray.expand(-1, 3, -1, -1)
 
 
@@ -91,14 +98,14 @@ def colorize_in_threads(colorizer, count):
 
 
 def test_the_network_takes_one_picture_at_a_time_while_others_are_read():
-    network = Meeting()
+    network = Meeting(patience=0.05)
     colorize_in_threads(Colorizer(network, 32, device="cpu"), 6)
     assert network.most == 1
     assert network.threads == {torch.get_num_threads()}
 
 
 def test_a_shared_network_takes_a_picture_on_each_share_of_the_cores():
-    network, threads = Meeting(), torch.get_num_threads()
+    network, threads = Meeting(patience=60), torch.get_num_threads()
     colorizer = Colorizer(network, 32, device="cpu")
     with pytest.raises(KeyError), colorizer.shared_by(2):
         colorize_in_threads(colorizer, 2)
@@ -106,7 +113,7 @@ def test_a_shared_network_takes_a_picture_on_each_share_of_the_cores():
     assert network.most == 2
     assert network.threads == {max(1, threads // 2)}
 
-    network.most = 0
+    network.most, network.patience = 0, 0.05
     assert torch.get_num_threads() == threads
     colorize_in_threads(colorizer, 3)
     assert network.most == 1
@@ -114,7 +121,7 @@ def test_a_shared_network_takes_a_picture_on_each_share_of_the_cores():
 
 def test_a_compiled_network_is_not_shared(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, options: network)
-    network, threads = Meeting(), torch.get_num_threads()
+    network, threads = Meeting(patience=0.05), torch.get_num_threads()
     colorizer = Colorizer(network, 32, device="cpu", compiled=True)
     with colorizer.shared_by(2):
         colorize_in_threads(colorizer, 3)
@@ -123,12 +130,13 @@ def test_a_compiled_network_is_not_shared(monkeypatch):
 
 
 def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
-    network, threads = Meeting(), torch.get_num_threads()
+    network, threads = Meeting(patience=0.05), torch.get_num_threads()
     colorizer = Colorizer(network, 32, device="cpu")
     for name in ("a", "b", "c", "d"):
         Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
     colorize_files(colorizer, [tmp_path / "a.png"], progress=False)
     assert network.threads == {threads}
+    network.patience = 60
     report = colorize_files(colorizer, [tmp_path], progress=False)
     assert len(report.written) == 5  # the single one's result is a picture of the folder, too
     assert network.most >= 2
@@ -138,6 +146,7 @@ def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
 # ---------------------------------------------------------------- int8
 
 
+@pytest.mark.slow
 def test_int8_paints_nearly_the_same(tmp_path):
     """The bundled model, on crops of a photograph."""
     exact, quick = Colorizer.from_checkpoint(device="cpu"), Colorizer.from_checkpoint(int8=True)
@@ -149,6 +158,7 @@ def test_int8_paints_nearly_the_same(tmp_path):
     assert 0 < np.mean(errors) < 255**2 / 10**4  # 40 dB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [UNet(1 / 16), LuminanceKept(WGANUNet(1 / 16)), DistributionUNet(1 / 16)])
 def test_int8_of_every_architecture_and_any_size(network):
     quick = Int8Network(trained(network), 64)
@@ -160,7 +170,9 @@ def test_int8_of_every_architecture_and_any_size(network):
         assert (quick(gray) - expected).square().mean() < 0.02 * expected.var()
 
 
+@pytest.mark.slow
 def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
+    monkeypatch.setattr(quantization, "CALIBRATION", 1)  # as few pictures as there can be: what it paints is no matter
     Int8Network(trained(tiny_unet), 32)
     assert capfd.readouterr().out == ""
     assert len(list((own_cache / "int8").iterdir())) == 1
@@ -171,6 +183,26 @@ def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
         tiny_unet.conv_last.bias.add_(0.1)
     Int8Network(tiny_unet, 32)
     assert len(list((own_cache / "int8").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_every_session_has_as_many_threads_as_torch(tiny_unet, monkeypatch):
+    """Those that it is calibrated with, too: more would spin on cores that others work on."""
+    session, threads = onnxruntime.InferenceSession, []
+
+    def noted(*arguments, **options):
+        (given,) = [one for one in (*arguments, *options.values()) if isinstance(one, SessionOptions)]
+        threads.append(given.intra_op_num_threads)
+        return session(*arguments, **options)
+
+    SessionOptions = onnxruntime.SessionOptions
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(quantization, "CALIBRATION", 1)
+    Int8Network(tiny_unet, 32)
+    assert len(threads) >= 2
+    assert set(threads) == {3}
+    assert onnxruntime.SessionOptions is SessionOptions
 
 
 def test_int8_without_its_packages_or_its_place(tiny_unet, monkeypatch, tmp_path):

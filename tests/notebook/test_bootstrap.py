@@ -7,6 +7,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from colorize_utils import __version__
 from colorize_utils.notebook import bootstrap
 from colorize_utils.notebook.bootstrap import MODULES, prepare
 
@@ -17,7 +18,7 @@ def test_prepare_says_what_it_runs_on_and_installs_nothing_where_nothing_is_miss
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
     prepare()
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("colorize_utils 0.1.0 from ")
+    assert first.startswith(f"colorize_utils {__version__} from ")
     assert "torch" in second
 
 

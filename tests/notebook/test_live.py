@@ -72,6 +72,7 @@ def shown(monkeypatch):
 TINY = replace(GAN_L1, size=32, width=1 / 16, epochs=3, batch_size=8, learning_rate=1e-3)
 
 
+@pytest.mark.slow
 def test_the_figure_grows_by_the_epoch_in_one_place(splits, tmp_path, shown):
     live = LiveFigure(tmp_path, splits.val[0])
     training.train(TINY, splits, tmp_path, device="cpu", progress=False, on_epoch=live)
@@ -81,6 +82,7 @@ def test_the_figure_grows_by_the_epoch_in_one_place(splits, tmp_path, shown):
     assert sorted(live.snapshots) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_whole_figure(splits, tmp_path, shown):
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     live = LiveFigure(whole, splits.val[0])
@@ -102,6 +104,7 @@ def test_a_resumed_run_has_the_whole_figure(splits, tmp_path, shown):
         np.testing.assert_array_equal(picture, second.snapshots[epoch])
 
 
+@pytest.mark.slow
 def test_watching_a_run_does_not_change_it(splits, tmp_path, shown):
     watched = training.train(
         TINY, splits, tmp_path / "a", device="cpu", progress=False, on_epoch=LiveFigure(tmp_path / "a", splits.val[0])
@@ -121,7 +124,8 @@ def test_a_snapshot_is_what_the_generator_makes_in_evaluation_mode(splits, tmp_p
     np.testing.assert_array_equal(live.snapshots[1], levels_of(expected))
 
 
-def test_of_many_snapshots_some_are_kept_first_and_last_among_them(splits, tmp_path, shown, tiny_unet):
+def test_of_many_snapshots_some_are_kept_first_and_last_among_them(splits, tmp_path, monkeypatch, tiny_unet):
+    monkeypatch.setattr(LiveFigure, "show", lambda *_: None)  # a hundred figures would take a minute
     live = LiveFigure(tmp_path, splits.val[0])
     for epoch in range(1, 101):
         live(epoch, {"psnr": [20.0] * epoch}, tiny_unet)

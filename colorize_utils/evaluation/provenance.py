@@ -1,0 +1,89 @@
+"""Whether a checkpoint is scored on pictures that it has seen: what its record of the split says of those scored.
+
+`train` writes `Splits.record` into a checkpoint's metadata; `load_splits` makes the same record of what is scored.
+Flowers-102 keeps its official test split apart, a folder the pictures of the lowest places (`data.split_place`),
+whatever was added to it since. What is left to notice: pooled validation pictures, drawn flowers of a series of another
+length, folders too small for the rule, and checkpoints that say nothing.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from colorize_utils.checkpoints import fetch
+from colorize_utils.checkpoints.state import file_kind
+from colorize_utils.data import Splits, split_place
+from colorize_utils.data.pairs import FOLDER_RULE, generated_names, generated_parts
+
+
+def read_record(model: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What decided the split that a checkpoint was trained on (`Splits.record`); None where it does not say.
+
+    model: a name in the registry, a link, or a file's path. Raises CheckpointError where the file cannot be had.
+    """
+    from safetensors import safe_open
+
+    path = fetch(model, progress=False)
+    if file_kind(path, path.name) != "safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("split", "null")
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("pictures"), dict) else None
+
+
+def remarks(records: Mapping[str, dict[str, Any] | None], splits: Splits, part: str) -> list[str]:
+    """What a reader of the scores should know, a line each; nothing where all is well.
+
+    records: of each checkpoint, by its name (`read_record`). splits: whose `part`, "val" or "test", is scored.
+    """
+    lines = []
+    if unknown := [name for name, record in records.items() if record is None]:
+        lines.append(f"no record of the training pictures: {', '.join(unknown)}")
+    scored = splits.record or {}
+    names = getattr(splits, part).names
+    for name, record in records.items():
+        if record is None:
+            continue
+        if scored.get("crop", False) != record.get("crop", False):
+            ways = ("cropped", "squashed") if record.get("crop") else ("squashed", "cropped")
+            lines.append(f"{name}: trained on {ways[0]} pictures, scored on {ways[1]} ones (--crop)")
+        if scored.get("source") == "folder" and record.get("rule", FOLDER_RULE) != FOLDER_RULE:
+            lines.append(f"{name}: folders were split by another rule when it was trained; it may have seen these")
+        elif seen := _seen(record, scored, part, names):
+            sure = scored["source"] != "folder" or _same_folder(record, scored)
+            lines.append(
+                f"{name}: trained on, or chosen by, {seen} of these {len(names)} pictures"
+                + ("" if sure else ", if they are of the folder that it was trained on")
+            )
+    return lines
+
+
+def _same_folder(record: dict[str, Any], scored: dict[str, Any]) -> bool:
+    return record.get("source") == "folder" and record["pictures"].get("test") == scored["pictures"]["test"]
+
+
+def _seen(record: dict[str, Any], scored: dict[str, Any], part: str, names: list[str]) -> int:
+    """How many of the pictures were for training, or for validation where that was pooled, by the checkpoint's record.
+
+    A folder's record names the place from which on its pictures were: pictures of that place and above may be known.
+    """
+    kind, pool = record.get("source"), record.get("pool", False)
+    if scored.get("source") == "folder":
+        keys = ("train_from",) if _same_folder(record, scored) else ("train_from", "extra_from")
+        starts = [record[key] for key in keys if isinstance(record.get(key), float)]
+        return sum(split_place(name) >= min(starts) for name in names) if starts else 0
+    if kind != scored.get("source"):
+        return 0
+    if kind == "flowers-102":
+        return len(names) if pool and part == "val" else 0
+    count, seed = record.get("count"), record.get("seed")
+    if not (isinstance(count, int) and isinstance(seed, int)):
+        return 0
+    train, val, _ = generated_parts(count, seed)
+    known = {*generated_names(seed, train), *(generated_names(seed, val) if pool else ())}
+    return len(known.intersection(names))
