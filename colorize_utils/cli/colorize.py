@@ -96,8 +96,8 @@ def _not_read(unread: Counter[str]) -> Iterator[str]:
             yield f"not read: {', '.join(kinds)}: {remedy}"
     others = {suffix or "without a suffix": count for suffix, count in unread.items() if suffix not in NOT_READ}
     if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        yield f"not read, no pictures by their names: {kinds}"
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        yield f"not read, no pictures by their names: {listed}"
 
 
 def _sample() -> Path:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from PIL.TiffImagePlugin import AppendingTiffWriter
@@ -39,13 +40,15 @@ class Pages:
     """
 
     def __init__(self, image: Image.Image, name: str):
-        self._image, self._name = image, name
-        self.animated = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+        self._image: Any = image  # what it has beyond an Image depends on its format
+        self._name = name
+        frames_or_pages: int = getattr(image, "n_frames", 1)
+        self.animated = image.format in ANIMATED and frames_or_pages > 1
         if self.animated:
             # A picture for viewers that show no animations is not part of one.
-            self._numbers = list(range(int(bool(image.info.get("default_image"))), image.n_frames))
+            self._numbers = list(range(int(bool(image.info.get("default_image"))), frames_or_pages))
         elif image.format == "TIFF":
-            self._numbers = [number for number in range(image.n_frames) if self._is_page(number)] or [0]
+            self._numbers = [number for number in range(frames_or_pages) if self._is_page(number)] or [0]
         else:
             self._numbers = [0]
         self.pixels = len(self) * image.width * image.height if self.animated else max(map(self._area, self._numbers))
@@ -124,7 +127,7 @@ def save_pages(coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path, 
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _write_tiff(coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path, options: dict) -> None:
+def _write_tiff(coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path, options: dict[str, Any]) -> None:
     # Image.save(save_all=True) would take a list. Directories of EXIF on later pages do not survive in Pillow's writer.
     with AppendingTiffWriter(path, new=True) as file:
         for page, colour in coloured:
@@ -135,8 +138,12 @@ def _write_tiff(coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path,
             options = SAVE_OPTIONS.get("TIFF", {})
 
 
-def _write_animation(coloured, path: Path, format_name: str, options: dict) -> None:
-    frames, durations, loop = [], [], 0
+def _write_animation(
+    coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path, format_name: str, options: dict[str, Any]
+) -> None:
+    frames: list[Image.Image] = []
+    durations: list[float] = []
+    loop = 0
     for page, colour in coloured:
         if not frames:
             loop = page.info.get("loop", 1 if page.format == "GIF" else 0)  # a GIF that says nothing plays once

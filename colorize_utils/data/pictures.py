@@ -273,8 +273,8 @@ def has_colours(image: Image.Image) -> bool:
     size = [max(1, round(scale * side)) for side in image.size] if scale < 1 else image.size
     rgb = image if image.mode == "RGB" else _plain(image).convert("RGB")
     small = rgb.resize(size, Image.Resampling.BOX, reducing_gap=2)
-    luma, *chroma = np.asarray(small.convert("YCbCr"), np.float64).reshape(-1, 3).T
-    chroma = np.stack(chroma, axis=1)  # (h·w, 2)
+    levels = np.asarray(small.convert("YCbCr"), np.float64).reshape(-1, 3)
+    luma, chroma = levels[:, 0], levels[:, 1:]  # (h·w,), (h·w, 2)
     powers = np.vander((luma - luma.mean()) / (luma.std() + 1e-6), 4)
     rest = chroma - powers @ np.linalg.lstsq(powers, chroma, rcond=None)[0]
     off_line, on_line = np.linalg.eigvalsh(rest.T @ rest / len(rest)).clip(0)

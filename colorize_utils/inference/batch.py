@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -70,7 +71,7 @@ def colorize_files(
     overwrite: bool = False,
     skip_colour: bool = False,
     progress: bool = True,
-    **how,
+    **how: Any,
 ) -> BatchReport:
     """Colorizes files and whole folders, and goes on where one fails.
 
