@@ -59,9 +59,10 @@ def keep_freed_memory() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1))
+    # One store for all threads: of their own they would each keep the memory of the largest picture that they had.
+    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1) and mallopt(m_arena_max, 1))
 
 
 def has_room_for(count: int, device: torch.device) -> bool:

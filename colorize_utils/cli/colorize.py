@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 DESCRIPTION = "Colorize gray pictures: a file, several, or whole folders."
@@ -26,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="safe (default): the mean of what is possible; vivid: stronger colours; for models that have both",
     )
     parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
+    parser.add_argument(
+        "--skip-colour",
+        action="store_true",
+        help="leave photographs that have colours of their own (a sepia print has not)",
+    )
     parser.add_argument(
         "--no-mark",
         action="store_true",
@@ -63,6 +70,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         options.pictures or [_sample()],
         options.output,
         overwrite=options.overwrite,
+        skip_colour=options.skip_colour,
         progress=progress,
         mark=not options.no_mark,
         keep_luminance=not options.raw,
@@ -71,6 +79,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     )
     for line in report.failed:
         print(f"error: {line}", file=sys.stderr)
+    for line in _not_read(report.unread):
+        print(f"note: {line}", file=sys.stderr)
     if report.others:
         path, mark = report.others[0]
         print(
@@ -78,11 +88,32 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             f"({path}: {mark.system}, {mark.style}); --overwrite makes them anew",
             file=sys.stderr,
         )
-    if len(report.written) == 1 and not options.quiet:
+    if options.quiet:
+        return 1 if report.failed else 0
+    if (coloured := len(report.coloured)) and not options.skip_colour:
+        print(f"note: {coloured} had colours of their own; --skip-colour leaves those", file=sys.stderr)
+    counts = f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed"
+    if report.left:
+        print(f"{counts}, {len(report.left)} left, which have colours of their own")
+    elif len(report.written) == 1:
         print(report.written[0])
-    elif not options.quiet and (report.written or report.skipped):
-        print(f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed")
+    elif report.written or report.skipped:
+        print(counts)
     return 1 if report.failed else 0
+
+
+def _not_read(unread: Counter[str]) -> Iterator[str]:
+    """Lines that say which files of a folder were passed over, and how to have those read that are pictures."""
+    from colorize_utils.data.pictures import NOT_READ
+
+    for remedy in dict.fromkeys(NOT_READ.values()):
+        kinds = [f"{count} {suffix}" for suffix, count in sorted(unread.items()) if NOT_READ.get(suffix) == remedy]
+        if kinds:
+            yield f"not read: {', '.join(kinds)}: {remedy}"
+    others = {suffix or "without a suffix": count for suffix, count in unread.items() if suffix not in NOT_READ}
+    if others:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        yield f"not read, no pictures by their names: {listed}"
 
 
 def _sample() -> Path:
