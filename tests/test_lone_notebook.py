@@ -278,6 +278,7 @@ def test_first_generator_and_last_are_the_submissions_way(lone, repository, monk
     assert_colorized(printed, html)
 
 
-def test_the_environment_is_really_without_the_package(python):
+def test_the_environment_is_really_without_the_package(python, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     result = subprocess.run([python, "-c", "import colorize_utils"], capture_output=True, text=True, cwd=os.sep)
     assert "No module named 'colorize_utils'" in result.stderr
