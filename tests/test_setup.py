@@ -42,7 +42,7 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 FLOORS = [
     "errors files recipes palette colour",
     "models losses devices metrics",
-    "data.cache data.synthetic data.pictures data.augmentation data.pairs",
+    "data.cache data.synthetic data.metadata data.pictures data.augmentation data.pairs",
     "checkpoints.state checkpoints.hub plots",
     "training inference.quantization inference.colorizer inference.batch",
     "evaluation.comparison evaluation.report",
