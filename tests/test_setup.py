@@ -43,7 +43,7 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 FLOORS = [
     "errors files runs architectures recipes palette colour",
     "models losses devices metrics",
-    "data.cache data.synthetic data.pictures data.pages data.augmentation data.pairs",
+    "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.pairs",
     "checkpoints.state checkpoints.hub plots",
     "training inference.quantization inference.colorizer inference.batch",
     "evaluation.comparison evaluation.report evaluation.provenance",

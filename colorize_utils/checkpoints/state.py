@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import struct
 import warnings
 from collections.abc import Mapping
@@ -228,7 +229,9 @@ def load_file(
         raise CheckpointError(f"{path.name} holds NaN or infinite weights: the run that wrote it diverged; use another")
     size = size or weights.metadata.get("size") or otherwise
     if not isinstance(size, int) or not 0 < size <= MAX_SIZE:
-        raise CheckpointError(f"{path.name} says that its working size is {size!r}: its metadata is damaged")
+        raise CheckpointError(
+            f"{path.name} says that its working size is {reprlib.repr(size)}: its metadata is damaged"
+        )
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata, digest)

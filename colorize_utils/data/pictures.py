@@ -357,6 +357,6 @@ def kept_metadata(original: str | os.PathLike | None) -> Metadata:
         return Metadata()
     try:
         with without_warnings():
-            return readkept_metadata(original)
+            return read_metadata(original)
     except OSError as error:
         raise PictureError(f"{original} is gone or has changed meanwhile ({error}); try again") from error
