@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
-from colorize_utils.data.metadata import Mark, Metadata, save_options
+from colorize_utils.data.metadata import Mark, Metadata, read_metadata, save_options
 from colorize_utils.errors import PictureError
 from colorize_utils.files import atomic_write
 

@@ -1,6 +1,6 @@
 """Broken files by the thousand: each mutated picture or checkpoint ends in a picture, or in one line of the package's.
 
-    python tests/campaigns/mutate.py                      # 10,000 pictures and 2,000 checkpoints: ten minutes or so
+    python tests/campaigns/mutate.py                       # 10,000 pictures, 2,000 checkpoints: ten minutes of a core
     python tests/campaigns/mutate.py --only picture:4711  # one of them again, with its trace
 
 The same seed makes the same files. They go through `colorize_files`, `Colorizer.colorize` and
