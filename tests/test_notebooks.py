@@ -221,7 +221,7 @@ def test_a_notebook_is_what_is_built_from_its_source(name):
 
 
 def test_what_is_equal_stands_in_the_source_once():
-    text = (ROOT / "notebooks" / "source" / "models.md").read_text()
+    text = (ROOT / "notebooks" / "source" / "gan_notebooks.md").read_text()
     for cell in NOTEBOOKS["WGAN"].cells:
         if not {"loss", "adversary"} & {*tags(cell)}:
             assert text.count(f'id="{cell.id}"') == 1
@@ -269,7 +269,7 @@ def test_building_again_changes_nothing(house, command):
 
 
 def test_an_edit_of_a_shared_cell_is_one_edit_and_other_cells_keep_their_outputs(house, command):
-    source = house / "notebooks" / "source" / "models.md"
+    source = house / "notebooks" / "source" / "gan_notebooks.md"
     edited = source.read_text().replace("sample(4, seed=1)", "sample(4, seed=2)")
     edited = edited.replace("Pictures are decoded and resized once", "Each picture is decoded once")
     source.write_text(edited)
@@ -291,7 +291,7 @@ def test_an_edit_of_a_shared_cell_is_one_edit_and_other_cells_keep_their_outputs
 
 
 def test_outputs_can_be_kept_where_an_edit_does_not_show(house, command):
-    source = house / "notebooks" / "source" / "models.md"
+    source = house / "notebooks" / "source" / "gan_notebooks.md"
     source.write_text(source.read_text().replace("sample(4, seed=1)", "sample(4, seed=1 + 0)"))
     assert command("build", "WGAN", "--keep-outputs", "data-load") == (0, "")
     new = nbformat.read(house / "notebooks" / "WGAN.ipynb", as_version=4)

@@ -37,9 +37,9 @@ SOURCE = Path(__file__).resolve().parent
 HERE = SOURCE.parent
 ROOT = HERE.parent
 NOTEBOOKS = {  # and the source of each; the selected model last, so that its scoreboard has all three
-    "GAN-MSE": "models.md",
-    "WGAN": "models.md",
-    "GAN-L1": "models.md",
+    "GAN-MSE": "gan_notebooks.md",
+    "WGAN": "gan_notebooks.md",
+    "GAN-L1": "gan_notebooks.md",
 }
 GITHUB = "https://github.com/"
 COLAB = "https://colab.research.google.com/github/"
@@ -188,7 +188,7 @@ def packed(notebook: NotebookNode, wheels: Collection[Path]) -> NotebookNode:
     for wheel in wheels:
         content = textwrap.fill(base64.b64encode(wheel.read_bytes()).decode("ascii"), LINE)
         lines.append(f'WHEELS["{wheel.name}"] = """\n{content}\n"""\n')
-    code = (SOURCE / "packed.py").read_text(encoding="utf-8").replace("# {{wheels}}\n", "".join(lines))
+    code = (SOURCE / "package_cell.py").read_text(encoding="utf-8").replace("# {{wheels}}\n", "".join(lines))
     folded = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in JupyterLab
     cells = [
         nbformat.v4.new_markdown_cell(PACKED, id="packed-text"),
