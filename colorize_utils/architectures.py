@@ -1,7 +1,7 @@
-"""The registry of the generators' architectures: what recipes, models and checkpoints must know of one, in one entry.
+"""The registry of the generators' architectures: one entry holds what recipes, models and checkpoints must know of one.
 
-It lies below the three that read it, and names each network by the place of its class, because a recipe is checked
-(and `--help` answered) before torch is loaded.
+These three modules import it. It gives each network's class by its import path, because recipes are checked, and
+`--help` is answered, before torch is loaded.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from pkgutil import resolve_name
 class Architecture:
     """A generator: gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB in about [0, 1]; H and W multiples of 32.
 
-    network: its class, or the place of it, "package.module:Class". It is called with `width` and with the options.
-    first_layer: the key of its first convolution's weight, which no other architecture has: a state dict is recognised
-        by it, and its output channels, `models.base_channels(width)`, say the width.
-    options: what a recipe may ask of it: "bounded" (the argument `bounded`) and "dropout" (`dropout_rate`).
-    distribution: it answers with logits over the palette's colours, (B, palette.COLOURS, H/2, W/2), in place of colour.
-    unbounded_key: a key that its state dict lacks where it is bounded; None where only the file's metadata say so.
+    Attributes:
+        network: Its class, or the import path of it, "package.module:Class". It is called with `width` and the options.
+        first_layer: The key of its first convolution's weight, which no other architecture has: it identifies a state
+            dict, and the number of output channels, `models.base_channels(width)`, tells the width.
+        options: What a recipe may set: "bounded" (the network's argument `bounded`) and "dropout" (`dropout_rate`).
+        distribution: It returns logits over the palette's colours, (B, palette.COLOURS, H/2, W/2), in place of colour.
+        unbounded_key: A key that its state dict lacks where it is bounded; None where only the file's metadata tell.
     """
 
     network: str | type
@@ -28,11 +29,12 @@ class Architecture:
 
     @property
     def network_class(self) -> type:
+        """The network's class, imported now where `network` is a path."""
         return resolve_name(self.network) if isinstance(self.network, str) else self.network
 
     @property
     def recipe_options(self) -> tuple[str, ...]:
-        """The fields of a recipe that have an effect with this architecture, and not with every one."""
+        """The fields of a recipe that have an effect with this architecture, but not with every architecture."""
         return (*self.options, "lambda_dist") if self.distribution else self.options
 
 

@@ -1,4 +1,4 @@
-"""Gray, and how it is kept: the two definitions that decide whether a colorized picture is right.
+"""Gray, and how it is kept: the two definitions that decide whether a colorized picture is right; chroma.
 
 **Gray** is Rec. 601 luma as Pillow computes it on 8-bit values, L = (19595 R + 38470 G + 7471 B + 32768) >> 16.
 torchvision's grayscale of a tensor rounds differently on half of the pixels, so it is not used anywhere here.
@@ -17,9 +17,15 @@ _ROUND = 32768  # half of 65536: rounds the shift to nearest
 
 
 def unit(levels: Tensor) -> Tensor:
-    """8-bit levels as float32 in [0, 1]: exactly level / 255, on every device.
+    """8-bit levels as numbers in [0, 1]: exactly level / 255, on every device.
 
     A division on the CPU; elsewhere a table, because some devices multiply by 1/255, which differs in the last bit.
+
+    Args:
+        levels: uint8, of any shape.
+
+    Returns:
+        float32 in [0, 1], the same shape, on the same device.
     """
     if levels.device.type == "cpu":
         return levels.to(torch.float32).div(255)
@@ -27,62 +33,113 @@ def unit(levels: Tensor) -> Tensor:
 
 
 def levels_of(picture: Tensor) -> np.ndarray:
-    """(H, W, C) uint8 of a picture (C, H, W) in about [0, 1]: clamped to it, and rounded."""
+    """The 8-bit levels of a picture, clamped and rounded.
+
+    Args:
+        picture: (C, H, W) in about [0, 1].
+
+    Returns:
+        (H, W, C) uint8.
+    """
     return picture.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
 
 
 def unit_table() -> Tensor:
-    """(256,) float32 on the CPU: what each 8-bit level is in [0, 1]."""
+    """The number in [0, 1] for each 8-bit level: (256,) float32 on the CPU."""
     return torch.arange(256, dtype=torch.float32).div(255)
 
 
 def gray_levels(levels: Tensor) -> Tensor:
-    """8-bit gray (B, 1, H, W) of 8-bit RGB (B, 3, H, W): equal to `Image.convert("L")`, byte for byte."""
+    """8-bit gray of 8-bit pictures, equal to Pillow's `Image.convert("L")`, byte for byte.
+
+    Args:
+        levels: (B, 3, H, W) uint8, RGB.
+
+    Returns:
+        (B, 1, H, W) uint8.
+    """
     r, g, b = levels.to(torch.int32).unbind(dim=1)
     wr, wg, wb = LUMA_WEIGHTS
     return ((wr * r + wg * g + wb * b + _ROUND) >> 16).to(torch.uint8).unsqueeze(1)
 
 
 def luma(colour: Tensor) -> Tensor:
-    """Luma (B, 1, H, W) of colour (B, 3, H, W), RGB in [0, 1]: the same weights without rounding, differentiable."""
+    """Luma with the weights of `gray_levels`, but without rounding; differentiable.
+
+    Args:
+        colour: (B, 3, H, W), RGB in [0, 1].
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
     red, green, blue = (weight / 65536 * plane for weight, plane in zip(LUMA_WEIGHTS, colour.split(1, 1), strict=True))
     return red + green + blue  # no matrix product: autocast would round that to 16 bits
 
 
 def with_luminance(gray: Tensor, colour: Tensor) -> Tensor:
-    """The chroma of `colour` (B, 3, H, W) on the luminance of `gray` (B, 1, H, W); differentiable, not confined to
-    [0, 1]. What a training step uses when luminance is kept rather than predicted."""
+    """The chroma of `colour` on the luminance of `gray`; differentiable.
+
+    A training step uses it where luminance is kept rather than predicted.
+
+    Args:
+        gray: (B, 1, H, W) in [0, 1].
+        colour: (B, 3, H, W), RGB.
+
+    Returns:
+        (B, 3, H, W), RGB, not confined to [0, 1].
+    """
     return colour + (gray - luma(colour))
 
 
 def chroma_of(colour: Tensor) -> Tensor:
-    """Chroma (B, 2, H, W), red and blue minus luma, of colour (B, 3, H, W), RGB in [0, 1]; differentiable."""
+    """Chroma, red and blue minus luma; differentiable.
+
+    Args:
+        colour: (B, 3, H, W), RGB in [0, 1].
+
+    Returns:
+        (B, 2, H, W).
+    """
     return (colour - luma(colour))[:, ::2]
 
 
 def with_chroma(gray: Tensor, chroma: Tensor) -> Tensor:
-    """Colour (B, 3, H, W) of gray (B, 1, H, W) and chroma (B, 2, H, W), not confined to [0, 1]; differentiable. Green
-    follows, because chroma has no luma."""
+    """Colour from gray and chroma; differentiable.
+
+    Green minus luma follows from the other two, because the luma of chroma is 0.
+
+    Args:
+        gray: (B, 1, H, W) in [0, 1].
+        chroma: (B, 2, H, W), red and blue minus luma.
+
+    Returns:
+        (B, 3, H, W), RGB, not confined to [0, 1].
+    """
     wr, wg, wb = LUMA_WEIGHTS
     red, blue = chroma.unbind(dim=1)
     return gray + torch.stack([red, -(wr * red + wb * blue) / wg, blue], dim=1)
 
 
 def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
-    """8-bit RGB (..., 3) whose luma is exactly `gray`, with the chroma asked for as far as the RGB cube allows.
+    """8-bit colour whose luma is exactly `gray`, with the chroma asked for as far as the RGB cube allows.
 
-    gray: (...) uint8. chroma: (2, ...) float32, red and blue minus luma in 8-bit steps; green's follows, because chroma
-    has no luma.
+    With c the chroma, Y the gray and t ∈ [0, 1] the largest factor for which Y + t·c stays in the cube, red, green and
+    blue are Y + t·c, rounded. Rounding moves luma by half a step at most; a step of green moves it by 38470/65536, so
+    that one such step restores Y where rounding has changed it. That step never leaves 0 … 255: at an end of the
+    range, rounding can only have moved green inwards, and red and blue alone move luma by 0.21 at most.
 
-    With c the chroma, Y the gray and t ∈ [0, 1] the largest factor for which Y + t·c stays in the cube, the three are
-    rounded from Y + t·c. That moves luma by half a step at most, and a step of green by 38470/65536, so that one such
-    step gives Y again. It never leads out of 0 … 255: at an end of that range, rounding can only have moved green
-    away from what lies beyond, and red and blue alone move luma by 0.21 at most.
+    The code works in place wherever it can: most of the time that a large photograph takes is spent here.
 
-    In place wherever it can be: most of the time that a large photograph takes is spent here.
+    Args:
+        gray: (...) uint8.
+        chroma: (2, ...) float32, red and blue minus luma in 8-bit steps; green minus luma follows, because the luma of
+            chroma is 0.
+
+    Returns:
+        (..., 3) uint8, RGB.
     """
     wr, wg, wb = LUMA_WEIGHTS
-    tiny = np.float32(1e-6)  # no room and no chroma: 0 / tiny
+    tiny = np.float32(1e-6)  # instead of 0 / 0 where there is neither room nor chroma
     level = gray.astype(np.float32)
     red, blue = chroma
     green = red * np.float32(-wr / wg)
@@ -99,7 +156,7 @@ def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
     weighted += wg * green
     weighted += wb * blue
     weighted += _ROUND
-    weighted >>= 16  # their luma
+    weighted >>= 16  # luma of the rounded colour
     green += gray
     green -= weighted
     rgb = np.empty((*gray.shape, 3), np.uint8)
@@ -109,7 +166,7 @@ def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:
 
 
 def _share_that_fits(room: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """room / wanted where more is wanted than there is room, else 1; in the memory of `wanted`."""
+    """The quotient room / wanted where more is wanted than there is room, else 1; overwrites `wanted`."""
     np.maximum(wanted, room, out=wanted)
     return np.divide(room, wanted, out=wanted)
 

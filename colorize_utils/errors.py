@@ -1,27 +1,28 @@
 """The errors of this package, each one sentence to a person: what, where, what next.
 
-They share one base, so that a terminal or a widget can show every one of them on a line, and a bug still as a trace.
+They share a base class, so that a terminal or a widget can show them as one line, and any other exception, which is a
+bug, with its traceback.
 """
 
 
 class ColorizeError(Exception):
-    """Something that the person at the keyboard can mend."""
+    """Something that the person at the keyboard can mend; the base of the others."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in a notebook: the sentence, without a trace of the package's insides."""
+        """What IPython shows in a notebook: the sentence, without the traceback."""
         return [f"{type(self).__name__}: {self}"]
 
 
 class PictureError(ColorizeError):
-    """A picture that cannot be read, or a place it cannot be written to."""
+    """A picture that cannot be read, or cannot be written."""
 
 
 class DataError(ColorizeError):
-    """Training or evaluation pictures that are missing, or a cache that cannot be kept."""
+    """Training or evaluation pictures that are missing or too few, or a cache that cannot be written."""
 
 
 class CheckpointError(ColorizeError):
-    """A checkpoint that cannot be had, is not what it should be, or does not fit the network."""
+    """A checkpoint that cannot be found or downloaded, is no checkpoint, or does not fit the network."""
 
 
 class TrainingError(ColorizeError):

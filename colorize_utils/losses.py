@@ -1,4 +1,4 @@
-"""What the networks are trained to make small: reconstruction, adversarial and Wasserstein terms, gradient penalty.
+"""Training losses: reconstruction, adversarial and Wasserstein terms, the gradient penalty.
 
 Every term is the mean over its batch, a scalar. `real` and `fake` are colour pictures (B, 3, H, W), RGB in [0, 1].
 """
@@ -13,16 +13,27 @@ from colorize_utils import palette
 from colorize_utils.colour import chroma_of
 
 RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
-"""Reconstruction terms by name. L1 is the mean of |Y − Ŷ|: its best single guess is, channel by channel, the median of
-what is possible, which takes the majority's side; that of MSE is the mean, which lies between them."""
+"""Reconstruction terms by name.
+
+L1 is the mean of |Y − Ŷ|. Where several colours are possible, the best prediction under L1 is, channel by channel,
+their median, which sides with the majority; under MSE it is their mean, which lies between them.
+"""
 
 
 def distribution_loss(logits: Tensor, real: Tensor) -> Tensor:
-    """Cross-entropy between what a network believes of each place's colour and what it is: a scalar, in nats.
+    """Cross-entropy between the predicted distribution over colours and the true colour of each place.
 
-    logits: (B, COLOURS, H/2, W/2); real: its chroma is averaged over 2×2 pixels and shared out among the four colours
-    of the palette around it. Zhang et al. 2016, "Colorful Image Colorization", equation 2, without the weights that
-    favour rare colours.
+    The true chroma is averaged over 2×2 pixels and divided among the four colours of the palette around it.
+
+    Args:
+        logits: (B, COLOURS, H/2, W/2).
+        real: (B, 3, H, W), RGB in [0, 1].
+
+    Returns:
+        A scalar, in nats.
+
+    Source:
+        Zhang et al. 2016, "Colorful Image Colorization", equation 2, without the weights that favour rare colours.
     """
     chroma = chroma_of(F.avg_pool2d(real, kernel_size=2))
     indices, shares = palette.encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))  # (N, 4) each, N = B·H/2·W/2
@@ -31,10 +42,20 @@ def distribution_loss(logits: Tensor, real: Tensor) -> Tensor:
 
 
 def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """½ (BCE(D(real), 1) + BCE(D(fake), 0)), each with logits; scores of any shape.
+    """½ (BCE(D(real), 1) + BCE(D(fake), 0)), each with logits.
 
-    Goodfellow et al. 2014, "Generative Adversarial Nets", equation 1; the half as in Isola et al. 2017 (pix2pix),
-    section 3.3, which slows the discriminator relative to the generator.
+    The half slows the discriminator relative to the generator.
+
+    Args:
+        real_scores: D(real), logits of any shape.
+        fake_scores: D(fake), logits of any shape.
+
+    Returns:
+        A scalar.
+
+    Source:
+        Goodfellow et al. 2014, "Generative Adversarial Nets", equation 1; the half: Isola et al. 2017 (pix2pix),
+        section 3.3.
     """
     real = F.binary_cross_entropy_with_logits(real_scores, torch.ones_like(real_scores))
     fake = F.binary_cross_entropy_with_logits(fake_scores, torch.zeros_like(fake_scores))
@@ -42,20 +63,48 @@ def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 
 
 def adversarial_loss(fake_scores: Tensor) -> Tensor:
-    """BCE(D(fake), 1) with logits: the generator's non-saturating loss (Goodfellow et al. 2014, section 3)."""
+    """BCE(D(fake), 1) with logits: the generator's non-saturating loss.
+
+    Args:
+        fake_scores: D(fake), logits of any shape.
+
+    Returns:
+        A scalar.
+
+    Source:
+        Goodfellow et al. 2014, "Generative Adversarial Nets", section 3.
+    """
     return F.binary_cross_entropy_with_logits(fake_scores, torch.ones_like(fake_scores))
 
 
 def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """mean D(fake) − mean D(real): the negative of the critic's gap, an estimate of the Wasserstein distance.
+    """The critic's loss: mean D(fake) − mean D(real).
 
-    Arjovsky et al. 2017, "Wasserstein GAN", equation 2; the penalty is added apart.
+    Its negative estimates the Wasserstein distance between real and generated pictures. The gradient penalty is not
+    part of it.
+
+    Args:
+        real_scores: D(real), of any shape.
+        fake_scores: D(fake), of any shape.
+
+    Returns:
+        A scalar.
+
+    Source:
+        Arjovsky et al. 2017, "Wasserstein GAN", equation 2.
     """
     return fake_scores.mean() - real_scores.mean()
 
 
 def wasserstein_loss(fake_scores: Tensor) -> Tensor:
-    """−mean D(fake): the generator's side of the same distance."""
+    """The generator's part of the Wasserstein distance that `critic_loss` estimates: −mean D(fake).
+
+    Args:
+        fake_scores: D(fake), of any shape.
+
+    Returns:
+        A scalar.
+    """
     return -fake_scores.mean()
 
 
@@ -64,11 +113,20 @@ def gradient_penalty(
 ) -> Tensor:
     """Mean over the batch of (‖∇ₓ̂ D(x̂)‖₂ − 1)², x̂ = ε·real + (1 − ε)·fake, one ε ~ U[0, 1] a picture.
 
-    Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1, lines 4–7 (without its λ).
+    It is computed in float32 whatever the surrounding autocast says, since the square of a small gradient underflows
+    in half precision.
 
-    real, fake: (B, 3, H, W), same shape; no gradient flows back into `fake`'s generator. rng: a CPU generator that
-    ε is drawn from. Computed in float32 whatever the surrounding autocast says, since the square of a small gradient
-    underflows in half precision. Returns a scalar, differentiable in the critic's weights.
+    Args:
+        critic: Colour (B, 3, H, W) → scores; each picture's score depends on that picture alone.
+        real: (B, 3, H, W), RGB in [0, 1].
+        fake: The same shape; no gradient flows back into its generator.
+        rng: The CPU generator that ε is drawn from; None draws from PyTorch's global one.
+
+    Returns:
+        A scalar, differentiable in the critic's weights.
+
+    Source:
+        Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1, lines 4–7 (without its λ).
     """
     with torch.autocast(real.device.type, enabled=False):
         real, fake = real.detach().float(), fake.detach().float()

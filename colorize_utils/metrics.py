@@ -1,6 +1,7 @@
-"""How good is a colour picture? Error, similarity and colour, a picture at a time; `validate`; the scoreboard.
+"""How good is a colour picture? Metrics of error, similarity and colour for each picture; `validate`; the scoreboard.
 
-Every metric takes colour pictures (B, 3, H, W), RGB in [0, 1], and returns one number a picture, (B,).
+Every metric takes colour pictures (B, 3, H, W), RGB in [0, 1], and returns one number for each picture, (B,). `fake`
+are the predicted pictures, `real` the originals.
 """
 
 import time
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from colorize_utils.colour import luma
 
 SSIM_WINDOW = 11  # pixels: the Gaussian window of Wang et al. 2004; no smaller picture can be scored
-MAX_PSNR = 100.0  # dB: what identical pictures score, where the formula says infinity and a mean would be lost
+MAX_PSNR = 100.0  # dB, of identical pictures: the formula's infinity would make every mean infinite
 
 
 def mse(fake: Tensor, real: Tensor) -> Tensor:
@@ -31,19 +32,38 @@ def mae(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def psnr(fake: Tensor, real: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio 10·log₁₀(1 / MSE) in dB with peak 1, (B,); at most `MAX_PSNR`."""
+    """Peak signal-to-noise ratio, 10·log₁₀(1 / MSE) with peak 1.
+
+    Args:
+        fake: (B, 3, H, W), RGB in [0, 1].
+        real: The same shape.
+
+    Returns:
+        (B,), in dB, at most `MAX_PSNR`.
+    """
     return psnr_of(mse(fake, real))
 
 
 def psnr_of(mean_squared_error: Tensor) -> Tensor:
-    """The same from a mean squared error that is known already."""
+    """PSNR in dB of mean squared errors that are known already, of any shape; at most `MAX_PSNR`."""
     return -10 * mean_squared_error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()
 
 
 def ssim(fake: Tensor, real: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004) with an 11×11 Gaussian window and data range 1, mean of channels, (B,).
+    """Structural similarity with an 11×11 Gaussian window and data range 1, the mean over channels.
 
-    Raises ValueError where a side is under 11 pixels.
+    Args:
+        fake: (B, 3, H, W), RGB in [0, 1].
+        real: The same shape.
+
+    Returns:
+        (B,); 1 for identical pictures.
+
+    Raises:
+        ValueError: A side is under 11 pixels.
+
+    Source:
+        Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
     """
     if min(fake.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW}, got {tuple(fake.shape[-2:])}")
@@ -51,9 +71,16 @@ def ssim(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def colourfulness(colour: Tensor) -> Tensor:
-    """Hasler & Süsstrunk 2003, "Measuring Colourfulness in Natural Images", equation 5, on the scale of 8-bit values.
+    """Colourfulness on the scale of 8-bit values: 0 gray, about 15 slightly, 45 averagely, 110 extremely colourful.
 
-    0 for gray, about 15 slightly, 45 averagely, 110 extremely colourful; (B,).
+    Args:
+        colour: (B, 3, H, W), RGB in [0, 1].
+
+    Returns:
+        (B,), 0 or more.
+
+    Source:
+        Hasler & Süsstrunk 2003, "Measuring Colourfulness in Natural Images", equation 5.
     """
     r, g, b = (255 * colour).flatten(2).unbind(dim=1)  # (B, H·W) each
     red_green, yellow_blue = r - g, 0.5 * (r + g) - b
@@ -62,7 +89,14 @@ def colourfulness(colour: Tensor) -> Tensor:
 
 
 def lab(colour: Tensor) -> Tensor:
-    """CIE L*a*b* under D65 (2° observer), (B, 3, H, W), of sRGB (IEC 61966-2-1)."""
+    """CIE L*a*b* under D65 (2° observer) of sRGB pictures.
+
+    Args:
+        colour: (B, 3, H, W), sRGB (IEC 61966-2-1) in [0, 1].
+
+    Returns:
+        (B, 3, H, W): L* in [0, 100], a* and b*.
+    """
     linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour.clamp(min=0) + 0.055) / 1.055) ** 2.4)
     to_xyz = colour.new_tensor(
         [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
@@ -75,9 +109,17 @@ def lab(colour: Tensor) -> Tensor:
 
 
 def ciede2000(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean colour difference ΔE₀₀ over pixels, (B,): about 1 is just noticeable.
+    """Mean colour difference ΔE₀₀ over pixels; about 1 is just noticeable.
 
-    Sharma, Wu & Dalal 2005, "The CIEDE2000 Color-Difference Formula", equations 2 to 22, with k_L = k_C = k_H = 1.
+    Args:
+        fake: (B, 3, H, W), RGB in [0, 1].
+        real: The same shape.
+
+    Returns:
+        (B,), 0 or more; computed in float64, returned in the type of `fake`.
+
+    Source:
+        Sharma, Wu & Dalal 2005, "The CIEDE2000 Color-Difference Formula", equations 2 to 22, with k_L = k_C = k_H = 1.
     """
     (l1, a1, b1), (l2, a2, b2) = (lab(colour.double()).unbind(dim=1) for colour in (fake, real))
     mean_chroma = 0.5 * (torch.hypot(a1, b1) + torch.hypot(a2, b2))
@@ -116,12 +158,19 @@ def ciede2000(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def _saturation(chroma: Tensor) -> Tensor:
-    """√(C⁷ / (C⁷ + 25⁷)), which the formula has twice."""
+    """√(C⁷ / (C⁷ + 25⁷)), which occurs twice in CIEDE2000."""
     return (chroma**7 / (chroma**7 + 25.0**7)).sqrt()
 
 
 class Validation(NamedTuple):
-    """The four numbers of `validate`."""
+    """The four numbers of `validate`.
+
+    Attributes:
+        loss: The criterion; training keeps the epoch where it is lowest as the best.
+        psnr: In dB.
+        ssim: At most 1.
+        mae: Mean absolute error.
+    """
 
     loss: float
     psnr: float
@@ -137,15 +186,26 @@ def validate(
     per_picture: bool = False,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Validation:
-    """Criterion, PSNR, SSIM and MAE of a generator in evaluation mode; the submission, "Validation & Testing".
+    """Criterion, PSNR, SSIM and MAE of a generator in evaluation mode.
 
-    loader gives (real (B, 3, H, W), gray (B, 1, H, W)). As the submission defines it, each number is taken over a
-    batch (PSNR from the batch's mean squared error) and then averaged over batches, so that pictures of a short last
-    batch count for more. `per_picture=True` weights each batch by its pictures and averages their own PSNRs.
+    As the submission defines it, each number is computed for a batch (PSNR from the batch's mean squared error) and
+    then averaged over batches, so that the pictures of a short last batch count for more than the others.
 
-    autocast: makes the context that the generator runs in; the numbers are taken in float32 whatever it says.
+    Args:
+        generator: Gray (B, 1, H, W) → colour (B, 3, H, W); left in the mode, training or evaluation, that it was in.
+        criterion: (fake, real) → scalar, such as `F.mse_loss`.
+        loader: Batches (real (B, 3, H, W), gray (B, 1, H, W)) in [0, 1].
+        per_picture: Weights each batch by the number of its pictures, and averages the pictures' own PSNRs.
+        autocast: Makes the context that the generator runs in; the numbers are computed in float32 whatever it says.
 
-    The generator is left in the mode it was in. Raises ValueError where the loader is empty.
+    Returns:
+        The four means.
+
+    Raises:
+        ValueError: The loader is empty.
+
+    Source:
+        The submission, "Validation & Testing".
     """
     device = next(generator.parameters()).device
     was_training = generator.training
@@ -159,7 +219,7 @@ def validate(
             errors = mse(fake, real)
             batch_psnr = psnr_of(errors).mean() if per_picture else psnr_of(errors.mean())
             numbers = [criterion(fake, real), batch_psnr, ssim(fake, real).mean(), F.l1_loss(fake, real)]
-            rows.append(torch.stack(numbers))  # fetched at the end: to look now would be to wait for the device
+            rows.append(torch.stack(numbers))  # fetched at the end: reading them now would wait for the device
             weights.append(len(real) if per_picture else 1)
     finally:
         generator.train(was_training)
@@ -171,7 +231,19 @@ def validate(
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the scoreboard: means over pictures; times are a picture's share of its batch."""
+    """One line of the scoreboard: means over pictures.
+
+    Attributes:
+        name: Of the predictor.
+        pictures: How many pictures were scored.
+        psnr: In dB.
+        ssim: At most 1.
+        mae: Mean absolute error.
+        mse: Mean squared error.
+        ciede2000: Colour difference ΔE₀₀.
+        colourfulness_ratio: The predictions' mean colourfulness divided by the originals'; nan where all are gray.
+        milliseconds: The time of a prediction, a batch's divided by its pictures.
+    """
 
     name: str
     pictures: int
@@ -188,12 +260,19 @@ Predictor = Callable[[Tensor], Tensor]  # gray (B, 1, H, W) → colour (B, 3, H,
 
 
 def gray_baseline(gray: Tensor) -> Tensor:
-    """The trivial answer: the gray picture itself, (B, 3, H, W)."""
+    """The trivial prediction: the gray picture (B, 1, H, W) itself, as (B, 3, H, W)."""
     return gray.expand(-1, 3, -1, -1)
 
 
 def mean_chroma_baseline(loader: Iterable[tuple[Tensor, Tensor]]) -> Predictor:
-    """The next trivial answer: gray plus the mean chroma of the training pictures, the same at every pixel."""
+    """A baseline that knows one colour: gray plus the mean chroma of the training pictures, the same at every pixel.
+
+    Args:
+        loader: Batches (colour (B, 3, H, W), gray (B, 1, H, W)) in [0, 1] of the training pictures; read once.
+
+    Returns:
+        A predictor gray (B, 1, H, W) → colour (B, 3, H, W), clamped to [0, 1].
+    """
     total, pixels = torch.zeros(3, dtype=torch.float64), 0
     for colour, _ in loader:
         total += (colour - luma(colour)).sum(dim=(0, 2, 3)).double()
@@ -206,10 +285,18 @@ def mean_chroma_baseline(loader: Iterable[tuple[Tensor, Tensor]]) -> Predictor:
 def scoreboard(
     predictors: Mapping[str, Predictor], batches: Iterable[tuple[Tensor, Tensor]], progress: bool = False
 ) -> list[Score]:
-    """Every predictor on the same pictures, averaged over pictures; one `Score` each, in the order given.
+    """Scores every predictor on the same pictures and averages over pictures.
 
-    batches: (colour, gray) pairs as a loader gives them, gone through once. What a predictor returns is clamped to
-    [0, 1]. The colourfulness ratio is the mean over pictures divided by the mean over the originals.
+    Args:
+        predictors: Gray (B, 1, H, W) → colour (B, 3, H, W), by name; what they return is clamped to [0, 1].
+        batches: (colour (B, 3, H, W), gray (B, 1, H, W)) in [0, 1], as a loader gives them; read once.
+        progress: Shows a progress bar.
+
+    Returns:
+        One `Score` for each predictor, in the order given.
+
+    Raises:
+        ValueError: There are no pictures, or a side of one is under 11 pixels (`ssim`).
     """
     from tqdm.auto import tqdm
 
@@ -240,7 +327,7 @@ def scoreboard(
 
 
 def format_scores(scores: list[Score]) -> str:
-    """The scoreboard as a Markdown table."""
+    """The scoreboard as a Markdown table, one row for each score."""
     lines = [
         "| prediction | PSNR dB | SSIM | MAE | MSE | CIEDE2000 | colourfulness ratio | ms a picture |",
         "|---|---|---|---|---|---|---|---|",

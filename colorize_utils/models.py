@@ -1,12 +1,13 @@
-"""The networks of the original submission, two U-Net generators, a discriminator and a critic; and one beyond it.
+"""The networks: the original submission's two U-Net generators, discriminator and critic; one generator beyond it.
 
 Layer and attribute names are an interface, because the keys of a checkpoint follow from them: a state dict of the
 submission's GAN-L1 loads strictly into `UNet()`. `width` scales every layer of a network; 1.0 is the original.
 
-U-Net: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation".
-VGG blocks: Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image Recognition".
-
 Pictures are float tensors: gray (B, 1, H, W) and colour (B, 3, H, W) in RGB, both in [0, 1].
+
+Source:
+    U-Net: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation".
+    VGG blocks: Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image Recognition".
 """
 
 import copy
@@ -26,7 +27,17 @@ POOLINGS = 5  # halvings between a generator's input and its bottleneck: H and W
 
 
 def base_channels(width: float) -> int:
-    """Channels of the first layer at `width`. A checkpoint's width is read back from this number."""
+    """Channels of the first layer at `width`; a checkpoint's width is read back from this number.
+
+    Args:
+        width: Scale of every layer, positive; 1.0 is the original network.
+
+    Returns:
+        The number of channels, at least 1.
+
+    Raises:
+        ValueError: `width` is not positive.
+    """
     if width <= 0:
         raise ValueError(f"width must be positive, got {width}; 1.0 is the original network")
     return max(1, round(BASE_CHANNELS * width))
@@ -51,7 +62,13 @@ def _require_poolable(gray: Tensor, network: str) -> None:
 class VGGBlock(nn.Module):
     """Two 3×3 convolutions, each followed by batch normalization and ReLU; dropout at the end if asked for.
 
-    (B, in_channels, H, W) → (B, out_channels, H, W). Submission, "Generator - U-Net Architecture".
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of both convolutions' outputs.
+        dropout_rate: Share of the output's numbers that training sets to 0, in [0, 1]; 0 adds no dropout layer.
+
+    Source:
+        The submission, "Generator - U-Net Architecture".
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout_rate: float = 0.0):
@@ -69,6 +86,7 @@ class VGGBlock(nn.Module):
         self.conv = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, H, W)."""
         return self.conv(features)
 
 
@@ -76,10 +94,15 @@ class UNet(nn.Module):
     """The generator of GAN-L1 and GAN-MSE: gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB.
 
     Six VGG blocks down, five up, a skip connection at each resolution; 38,464,771 parameters at width 1.0.
-    The last layer is a bare 1×1 convolution, so the colour is near [0, 1] but not bounded by it, as in the submission;
-    `bounded=True` adds a sigmoid (same keys).
+    The last layer is a bare 1×1 convolution, so the colour is near [0, 1] but not bounded by it, as in the submission.
 
-    Raises ValueError where the input has not one channel, or a side is not a multiple of 32.
+    Args:
+        width: Scale of every layer, positive; 1.0 is the original.
+        dropout_rate: Share of features dropped at the end of each VGG block, in [0, 1].
+        bounded: Ends in a sigmoid, which keeps the colour in [0, 1]; the keys of the state dict stay the same.
+
+    Raises:
+        ValueError: `width` is not positive.
     """
 
     def __init__(self, width: float = 1.0, dropout_rate: float = 0.0, bounded: bool = False):
@@ -105,6 +128,17 @@ class UNet(nn.Module):
         self.conv_last = nn.Conv2d(c, 3, kernel_size=1)
 
     def forward(self, gray: Tensor) -> Tensor:
+        """Predicts colour pictures.
+
+        Args:
+            gray: (B, 1, H, W) in [0, 1]; H and W are multiples of 32.
+
+        Returns:
+            Colour (B, 3, H, W), RGB in about [0, 1]; exactly within it where the network is `bounded`.
+
+        Raises:
+            ValueError: The input has not one channel, or a side is not a multiple of 32.
+        """
         _require_poolable(gray, "UNet")
         skip1 = self.encoder_block1(gray)  # (B, c, H, W)
         skip2 = self.encoder_block2(self.maxpool(skip1))  # (B, 2c, H/2, W/2)
@@ -126,7 +160,12 @@ class UNet(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Strided 4×4 convolution, batch normalization, ReLU: (B, in, H, W) → (B, out, H/2, W/2)."""
+    """Strided 4×4 convolution, batch normalization, ReLU; halves height and width.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -137,13 +176,17 @@ class EncoderBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, H/2, W/2)."""
         return self.block(features)
 
 
 class DecoderBlock(nn.Module):
-    """Transposed 4×4 convolution, batch normalization, ReLU: (B, in, H, W) → (B, out, 2H, 2W).
+    """Transposed 4×4 convolution, batch normalization, ReLU; doubles height and width.
 
-    `bounded=True` ends in a sigmoid in place of batch normalization and ReLU, for a last layer that paints colour.
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        bounded: A sigmoid in place of batch normalization and ReLU, for a last block, whose output is colour.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bounded: bool = False):
@@ -155,6 +198,7 @@ class DecoderBlock(nn.Module):
             self.block = nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, 2H, 2W)."""
         return self.block(features)
 
 
@@ -162,10 +206,14 @@ class WGANUNet(nn.Module):
     """The generator of WGAN: gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB.
 
     Five strided encoder blocks, five decoder blocks, four skip connections. The submission ends the last decoder block
-    in batch normalization and ReLU like every other, so that the colour is ≥ 0 and its mean depends on the batch;
-    `bounded=True` ends in a sigmoid instead (the keys `decoder5.block.1.*` are gone then).
+    in batch normalization and ReLU like every other, so that the colour is ≥ 0 and its mean depends on the batch.
 
-    Raises ValueError where the input has not one channel, or a side is not a multiple of 32.
+    Args:
+        width: Scale of every layer, positive; 1.0 is the original.
+        bounded: Ends in a sigmoid instead; the state dict has no keys `decoder5.block.1.*` then.
+
+    Raises:
+        ValueError: `width` is not positive.
     """
 
     def __init__(self, width: float = 1.0, bounded: bool = False):
@@ -184,6 +232,17 @@ class WGANUNet(nn.Module):
         self.decoder5 = DecoderBlock(c + c, 3, bounded=bounded)
 
     def forward(self, gray: Tensor) -> Tensor:
+        """Predicts colour pictures.
+
+        Args:
+            gray: (B, 1, H, W) in [0, 1]; H and W are multiples of 32.
+
+        Returns:
+            Colour (B, 3, H, W), RGB, ≥ 0; in [0, 1] where the network is `bounded`.
+
+        Raises:
+            ValueError: The input has not one channel, or a side is not a multiple of 32.
+        """
         _require_poolable(gray, "WGANUNet")
         skip1 = self.encoder1(gray)  # (B, c, H/2, W/2)
         skip2 = self.encoder2(skip1)  # (B, 2c, H/4, W/4)
@@ -199,15 +258,22 @@ class WGANUNet(nn.Module):
 
 
 class DistributionUNet(nn.Module):
-    """The generator beyond the submission: gray (B, 1, H, W) in [0, 1] → logits (B, COLOURS, H/2, W/2), one for each
-    colour of the palette (palette.py).
+    """The generator beyond the submission: gray pictures → logits, one for each colour of the palette (palette.py).
 
-    The submission's U-Net with three changes. It works at half the picture's size, four gray pixels being the four
-    channels of one: chroma is all that it answers with, and the eye does not see it sharper, while an answer costs a
-    quarter. Each place gets a distribution over colours in place of one colour. And the deep blocks, which decide what
-    a thing is and have most of the weights, drop out features, because the pictures to learn from are few.
+    The submission's U-Net with three changes:
 
-    Raises ValueError where the input has not one channel, or a side is not a multiple of 32.
+    - It works at half the picture's size: 2×2 gray pixels become the four channels of one. It predicts chroma alone,
+      which the eye sees no sharper than that, and a prediction takes a quarter of the time.
+    - It predicts a distribution over colours for each pixel, in place of one colour.
+    - The deep blocks, which decide what an object is and hold most of the weights, drop out features, because there
+      are few pictures to learn from.
+
+    Args:
+        width: Scale of every layer, positive; 1.0 has as many channels as the submission's U-Net.
+        dropout_rate: Share of features dropped at the end of each deep block, in [0, 1].
+
+    Raises:
+        ValueError: `width` is not positive.
     """
 
     def __init__(self, width: float = 1.0, dropout_rate: float = 0.0):
@@ -230,6 +296,17 @@ class DistributionUNet(nn.Module):
         self.head = nn.Conv2d(c, palette.COLOURS, kernel_size=1)
 
     def forward(self, gray: Tensor) -> Tensor:
+        """Predicts a distribution over the palette's colours for every 2×2 pixels.
+
+        Args:
+            gray: (B, 1, H, W) in [0, 1]; H and W are multiples of 32.
+
+        Returns:
+            Logits (B, COLOURS, H/2, W/2): a softmax over dimension 1 gives the probabilities.
+
+        Raises:
+            ValueError: The input has not one channel, or a side is not a multiple of 32.
+        """
         _require_poolable(gray, "DistributionUNet")
         skip1 = self.encoder1(2 * self.halve(gray) - 1)  # (B, c, H/2, W/2)
         skip2 = self.encoder2(self.maxpool(skip1))  # (B, 2c, H/4, W/4)
@@ -250,9 +327,15 @@ class DistributionUNet(nn.Module):
 class DiscriminatorBlock(nn.Module):
     """Two 3×3 convolutions, each followed by instance normalization and LeakyReLU(0.2).
 
-    (B, in_channels, H, W) → (B, out_channels, H, W). The submission names this block but does not print it. Instance
-    normalization, because its layer list says so and because the gradient penalty needs a critic that treats each
-    picture of a batch on its own (Gulrajani et al. 2017, section 4, "No critic batch normalization").
+    The submission names this block but does not print it. It has instance normalization because the submission's
+    layer list says so, and because the gradient penalty needs a critic that treats each picture of a batch on its own.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of both convolutions' outputs.
+
+    Source:
+        Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", section 4, "No critic batch normalization".
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -267,25 +350,31 @@ class DiscriminatorBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, H, W)."""
         return self.conv(features)
 
 
 class Discriminator(nn.Module):
-    """Real or generated? colour (B, 3, H, W), RGB in [0, 1] → a map of scores (B, 1, h, w), each for one region.
+    """Tells real pictures from generated ones: colour (B, 3, H, W) → a map of scores, each for one region.
 
     Six blocks, each followed by 2×2 max-pooling, then one convolution: 4×4 scores at 256×256, the original. Smaller
-    pictures are pooled fewer times, so that the map never falls under 4×4, where instance normalization has nothing
-    left to average.
+    pictures are pooled fewer times, so that the map never gets smaller than 4×4: instance normalization would have too
+    few numbers to average.
 
     The submission ends in a sigmoid *and* trains with BCEWithLogits, which applies a second one: its logits are then
-    confined to [0, 1] and the loss of a perfect discriminator never falls under 0.50 (0.31 for the real half, 0.69 for
-    the generated one, averaged). `sigmoid=False` returns logits.
+    confined to [0, 1], and the loss of even a perfect discriminator stays above 0.50 (the mean of 0.31 for the real
+    pictures and 0.69 for the generated ones).
 
-    Raises ValueError where the input has not three channels or a side is under 32.
+    Args:
+        width: Scale of every layer, positive; 1.0 is the original.
+        sigmoid: Ends in a sigmoid, as in the submission; False returns logits.
+
+    Raises:
+        ValueError: `width` is not positive.
     """
 
-    MIN_SIZE = 32
-    MIN_MAP = 4
+    MIN_SIZE = 32  # pixels: the smallest side of a picture
+    MIN_MAP = 4  # the smallest side of the map of scores
 
     def __init__(self, width: float = 1.0, sigmoid: bool = True):
         super().__init__()
@@ -300,11 +389,32 @@ class Discriminator(nn.Module):
         self.final_conv = nn.Sequential(nn.Conv2d(16 * c, 1, kernel_size=3, stride=1, padding=1, bias=False))
 
     def forward(self, colour: Tensor) -> Tensor:
+        """Scores each region of the pictures, higher where they look real.
+
+        Args:
+            colour: (B, 3, H, W), RGB in [0, 1]; H and W are 32 or more.
+
+        Returns:
+            (B, 1, h, w): in [0, 1] with the sigmoid, logits without it.
+
+        Raises:
+            ValueError: The input has not three channels, or a side is under 32.
+        """
         scores = self.score_map(colour)
         return torch.sigmoid(scores) if self.sigmoid else scores
 
     def score_map(self, colour: Tensor) -> Tensor:
-        """The scores before any sigmoid, (B, 1, h, w)."""
+        """The scores before any sigmoid.
+
+        Args:
+            colour: (B, 3, H, W), RGB in [0, 1]; H and W are 32 or more.
+
+        Returns:
+            (B, 1, h, w), unbounded.
+
+        Raises:
+            ValueError: The input has not three channels, or a side is under 32.
+        """
         self._require_large(colour)
         features = colour
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5, self.layer6):
@@ -322,52 +432,98 @@ class Discriminator(nn.Module):
 
 
 class Critic(Discriminator):
-    """WGAN's critic: the discriminator without its sigmoid; colour (B, 3, H, W) → scores (B,), the mean of each map.
+    """WGAN's critic: the discriminator without its sigmoid, one score a picture, the mean of its map.
 
-    Arjovsky et al. 2017, "Wasserstein GAN": the critic's score is unbounded and higher for real pictures.
+    The score is unbounded and higher for real pictures.
+
+    Args:
+        width: Scale of every layer, positive; 1.0 is the original.
+
+    Raises:
+        ValueError: `width` is not positive.
+
+    Source:
+        Arjovsky et al. 2017, "Wasserstein GAN".
     """
 
     def __init__(self, width: float = 1.0):
         super().__init__(width, sigmoid=False)
 
     def forward(self, colour: Tensor) -> Tensor:
+        """Scores each picture.
+
+        Args:
+            colour: (B, 3, H, W), RGB in [0, 1]; H and W are 32 or more.
+
+        Returns:
+            (B,), unbounded.
+
+        Raises:
+            ValueError: The input has not three channels, or a side is under 32.
+        """
         return self.score_map(colour).mean(dim=(1, 2, 3))
 
 
 class LuminanceKept(nn.Module):
-    """A generator's chroma on the gray that was given: gray (B, 1, H, W) → colour (B, 3, H, W), RGB, about [0, 1]."""
+    """Keeps the luminance of the given gray: takes from the generator's colour its chroma alone.
+
+    Args:
+        generator: Gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB.
+    """
 
     def __init__(self, generator: nn.Module):
         super().__init__()
         self.generator = generator
 
     def forward(self, gray: Tensor) -> Tensor:
+        """Gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB in about [0, 1]."""
         return with_luminance(gray, self.generator(gray))
 
 
 class MeanColour(nn.Module):
-    """The mean of a generator's distribution on the gray that was given: gray (B, 1, H, W) → colour (B, 3, H, W), RGB,
-    about [0, 1]."""
+    """Makes colour of a generator's distribution: its mean chroma on the luminance of the given gray.
+
+    Args:
+        generator: Gray (B, 1, H, W) in [0, 1] → logits (B, COLOURS, H/2, W/2), as of `DistributionUNet`.
+    """
 
     def __init__(self, generator: nn.Module):
         super().__init__()
         self.generator = generator
 
     def forward(self, gray: Tensor) -> Tensor:
+        """Gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), RGB in about [0, 1]."""
         return self.colour(gray, self.generator(gray))
 
     @staticmethod
     def colour(gray: Tensor, logits: Tensor) -> Tensor:
+        """The mean chroma of logits that are known already, resized bicubically, on the luminance of `gray`.
+
+        Args:
+            gray: (B, 1, H, W) in [0, 1].
+            logits: (B, COLOURS, h, w).
+
+        Returns:
+            Colour (B, 3, H, W), RGB in about [0, 1].
+        """
         chroma = F.interpolate(palette.mean(logits), size=gray.shape[-2:], mode="bicubic")
         return with_chroma(gray, chroma)
 
 
 def build_generator(architecture: str, width: float = 1.0, bounded: bool = False, dropout: float = 0.0) -> nn.Module:
-    """A generator by the name of its architecture in `ARCHITECTURES`: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN) or
-    "distribution-unet".
+    """A new generator by the name of its architecture.
 
-    bounded: not for "distribution-unet"; dropout: not for "wgan-unet". Raises ValueError where there is no such
-    architecture, or it does not have the option.
+    Args:
+        architecture: A name in `ARCHITECTURES`: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN) or "distribution-unet".
+        width: Scale of every layer, positive; 1.0 is the original.
+        bounded: Ends in a sigmoid, which keeps the colour in [0, 1]; not for "distribution-unet".
+        dropout: Share of features dropped at the end of the VGG blocks, in [0, 1]; not for "wgan-unet".
+
+    Returns:
+        The network, with random weights from PyTorch's global generator.
+
+    Raises:
+        ValueError: There is no such architecture, it does not have the option, or `width` is not positive.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
@@ -383,24 +539,38 @@ def build_generator(architecture: str, width: float = 1.0, bounded: bool = False
 
 
 def predicts_distribution(generator: nn.Module) -> bool:
-    """Whether a generator answers with a distribution over the palette's colours in place of colour."""
+    """Whether a generator returns logits of a distribution over the palette's colours in place of colour."""
     classes = [entry.network_class for entry in ARCHITECTURES.values() if entry.distribution]
     return isinstance(generator, tuple(classes))
 
 
 def predictor(generator: nn.Module, keep_luminance: bool = False) -> nn.Module:
-    """What makes colour pictures of gray ones with a generator, (B, 1, H, W) → (B, 3, H, W): itself, its chroma on the
-    gray that was given, or the mean of its distribution there."""
+    """Wraps a generator so that it turns gray pictures into colour, whatever it returns itself.
+
+    Args:
+        generator: A network from `build_generator`.
+        keep_luminance: Combine the generator's chroma with the given gray; a distribution's mean always is.
+
+    Returns:
+        A network gray (B, 1, H, W) → colour (B, 3, H, W): `MeanColour` where the generator predicts a distribution,
+        else `LuminanceKept` where that is asked for, else the generator itself.
+    """
     if predicts_distribution(generator):
         return MeanColour(generator)
     return LuminanceKept(generator) if keep_luminance else generator
 
 
 def fuse_batch_norms(network: nn.Module) -> nn.Module:
-    """A copy for prediction in which each batch norm is part of the convolution before it.
+    """A copy for prediction, in which each batch norm is fused into the convolution before it.
 
     In evaluation mode a batch norm is an affine map of each channel, γ (x − μ) / √(σ² + ε) + β, which a convolution's
-    weights and bias can take in. It spares the U-Net 6 % of its time (256×256, width 1, two cores, channels-last).
+    weights and bias can take in. This saves the U-Net 6 % of its time (256×256, width 1, two cores, channels-last).
+
+    Args:
+        network: A network whose batch norms follow their convolutions in an `nn.Sequential`; it stays as it is.
+
+    Returns:
+        The copy, in evaluation mode, with an `nn.Identity` where each fused batch norm was.
     """
     network = copy.deepcopy(network).eval()
     for block in network.modules():
@@ -415,5 +585,5 @@ def fuse_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable numbers in a network."""
+    """The number of trainable parameters of a network, each weight counted."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

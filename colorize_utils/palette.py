@@ -1,12 +1,16 @@
-"""A distribution over colours instead of one: what a gray pixel may be, and how much each colour is believed.
+"""A distribution over colours in place of one colour: the palette, and two ways from a distribution to chroma.
 
-One gray petal may be pink or yellow. A network that must name one colour, and is scored by its distance, names what
-lies between, which is paler than either; and it cannot say how much paler. A network that gives each colour of a
-palette a probability can (Zhang, Isola & Efros 2016, "Colorful Image Colorization"): the mean of its distribution is
-the safest picture, and how strong the colours are that it believes possible tells how much the mean has lost.
+A gray petal may be pink or yellow. A network that must predict one colour, and is scored by its distance from the true
+one, predicts a colour between them, which is paler than either; and it cannot say how much paler. A network that gives
+each colour of a palette a probability can: the mean of its distribution is the safest prediction, and comparing it
+with the strength of the colours that are probable tells how much strength the mean has lost.
 
-Chroma is (…, 2): red and blue minus luma, in units of the full range of RGB; green's follows (colour.py). The
-palette's colours are the points of a square grid over it, so that a chroma is described by the four around it.
+Chroma is (…, 2): red minus luma and blue minus luma, in units of the full range of RGB; green minus luma follows from
+them (colour.py). The palette's colours are the points of a square grid over chroma, so that any chroma is described by
+the four points around it.
+
+Source:
+    Zhang, Isola & Efros 2016, "Colorful Image Colorization".
 """
 
 import torch
@@ -15,9 +19,9 @@ from torch import Tensor
 STEP = 1 / 8  # between two colours of the palette: 32 of 256 levels
 _REACH = (6, 8)  # steps from gray to the last colour: red and blue minus luma reach ±0.70 and ±0.89 in the RGB cube
 _ROWS, _COLUMNS = (2 * reach + 1 for reach in _REACH)
-COLOURS = _ROWS * _COLUMNS
-EMPHASIS = 1.05  # of vivid: brings pictures that were held back to about 0.9 of their originals' colourfulness
-MOST_GAIN = 1.5  # a picture of which the network knows nothing, such as one without a flower, stays calm
+COLOURS = _ROWS * _COLUMNS  # in the palette
+EMPHASIS = 1.05  # `vivid`'s factor: gives held-out pictures about 0.9 of their originals' colourfulness
+MOST_GAIN = 1.5  # keeps `vivid` from exaggerating what the network does not know, such as a picture without a flower
 
 
 def chromas() -> Tensor:
@@ -27,10 +31,16 @@ def chromas() -> Tensor:
 
 
 def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
-    """The four colours around each chroma (N, 2), as indices into the palette (N, 4), and their shares (N, 4).
+    """The four colours of the palette around each chroma, and their shares.
 
-    The shares are bilinear, ≥ 0 with sum 1, and the colours so weighted give the chroma back exactly. (Zhang et al.,
-    section 2.1, weigh the five nearest by a Gaussian, which does not.)
+    The shares are bilinear, and the mean of the four colours with these weights is the chroma, exactly. (Zhang et al.,
+    section 2.1, weight the five nearest colours by a Gaussian, whose mean is not.)
+
+    Args:
+        chroma: (N, 2), red and blue minus luma.
+
+    Returns:
+        Indices into the palette (N, 4), and shares (N, 4), ≥ 0 with sum 1.
     """
     place = chroma / STEP + chroma.new_tensor(_REACH)  # in steps from the palette's first colour
     corner = place.floor()
@@ -46,16 +56,31 @@ def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean(logits: Tensor) -> Tensor:
-    """Logits (B, COLOURS, H, W) → the mean chroma of the distribution, (B, 2, H, W): the least squared error."""
+    """The mean chroma of a distribution, which has the least expected squared error.
+
+    Args:
+        logits: (B, COLOURS, H, W).
+
+    Returns:
+        Chroma (B, 2, H, W), float32.
+    """
     return _expected(logits, chromas())
 
 
 def vivid(logits: Tensor) -> Tensor:
-    """Logits (B, COLOURS, H, W) → chroma (B, 2, H, W): the mean, as strong as the colours that are believed possible.
+    """The mean chroma, made as strong as the colours that the network believes possible.
 
-    With c the chroma, each picture's mean is multiplied by `EMPHASIS` · Σ E‖c‖ / Σ ‖E c‖ over its pixels, at most
-    `MOST_GAIN`. The quotient is 1 where the network is sure, and larger where the mean of several colours is paler than
-    each. ‖E c‖ is taken as `encode` would spread it over the palette, since that alone makes E‖c‖ larger.
+    With c the chroma, each picture's mean E c is multiplied by `EMPHASIS` · Σ E‖c‖ / Σ ‖E c‖, the sums over its
+    pixels, and by `MOST_GAIN` at most. The quotient is 1 where the network is sure, and larger where it believes in
+    several colours, whose mean is paler than each of them. ‖E c‖ itself is replaced by the mean strength of the four
+    colours that `encode` describes E c by: to describe a chroma by four colours makes E‖c‖ larger by itself, and this
+    way it does so in both sums.
+
+    Args:
+        logits: (B, COLOURS, H, W).
+
+    Returns:
+        Chroma (B, 2, H, W), float32.
     """
     chroma = mean(logits)
     strengths = chromas().to(logits.device).norm(dim=1, keepdim=True)  # (COLOURS, 1)
@@ -68,5 +93,5 @@ def vivid(logits: Tensor) -> Tensor:
 
 def _expected(logits: Tensor, values: Tensor) -> Tensor:
     """The expectation of `values` (COLOURS, N) under logits (B, COLOURS, H, W): (B, N, H, W)."""
-    with torch.autocast(logits.device.type, enabled=False):  # which would round the product to 16 bits
+    with torch.autocast(logits.device.type, enabled=False):  # autocast would round the product to 16 bits
         return torch.einsum("bqhw,qn->bnhw", logits.float().softmax(dim=1), values.to(logits.device))

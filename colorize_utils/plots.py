@@ -1,6 +1,7 @@
-"""Figures: the submission's curves, gray · generated · original grids, comparisons. Each returns a matplotlib Figure.
+"""Figures: the submission's curves, gray · generated · original grids, runs compared and runs under way.
 
-Figures are made without pyplot, so that nothing pops up and nothing has to be closed.
+Each function returns a matplotlib Figure. Figures are made without pyplot, so that no window opens and no figure has to
+be closed.
 """
 
 import io
@@ -26,15 +27,23 @@ CURVE_TITLES = {
     "mae": ("Validation MAE", "MAE"),
     "ssim": ("Validation SSIM", "SSIM"),
 }
-MAX_SNAPSHOTS = 8
+MAX_SNAPSHOTS = 8  # pictures of a run under way that `plot_progress` draws
 
 
 def plot_history(
     history: Mapping[str, Sequence[float]], title: str = "", others: Mapping[str, Mapping[str, Sequence[float]]] = {}
 ) -> Figure:
-    """The seven curves of a run over its epochs, called `title`; `others` are more runs to draw beside it, by name.
+    """The seven curves of a run over its epochs, with other runs for comparison.
 
-    A curve that no run has, such as a discriminator's where there is none, leaves its place empty.
+    A curve that no run has, such as a discriminator's loss where there is no discriminator, leaves its place empty.
+
+    Args:
+        history: Curve → one number an epoch; curves that are not in `CURVE_TITLES` are not drawn.
+        title: The run's name, above the figure or, beside others, in the legend.
+        others: Histories of other runs to draw in the same axes, by name.
+
+    Returns:
+        The figure.
     """
     figure = Figure(figsize=(14, 6), layout="constrained")
     *axes, spare = figure.subplots(2, 4).flat
@@ -56,10 +65,17 @@ def plot_history(
 def plot_progress(
     history: Mapping[str, Sequence[float]], snapshots: Mapping[int, np.ndarray], gray: np.ndarray, original: np.ndarray
 ) -> Figure:
-    """A run under way: both losses, validation PSNR, and below them one flower as the generator sees it.
+    """A run under way: both losses, validation PSNR, and below them one flower as the generator colours it.
 
-    snapshots: epoch → the generator's picture (H, W, 3) uint8; at most `MAX_SNAPSHOTS` are drawn, spread evenly, first
-    and last among them. gray (H, W) and original (H, W, 3), uint8, frame them.
+    Args:
+        history: Curve → one number an epoch.
+        snapshots: Epoch → the generator's picture (H, W, 3) uint8, RGB. At most `MAX_SNAPSHOTS` are drawn, evenly
+            spread, the first and the last among them.
+        gray: (H, W) uint8, drawn before the snapshots.
+        original: (H, W, 3) uint8, RGB, drawn after them.
+
+    Returns:
+        The figure.
     """
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     curves, strip = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.5, 1))[:, 0]
@@ -92,10 +108,18 @@ def _over_epochs(axis: Axes, title: str, unit: str) -> None:
 
 
 def plot_grid(rows: Sequence[Sequence[Tensor | np.ndarray]], titles: Sequence[str]) -> Figure:
-    """Pictures in rows under the column `titles`, e.g. gray · generated · original.
+    """A grid of pictures with a title above each column, e.g. gray · generated · original.
 
-    A picture is a tensor (1 or 3, H, W) in [0, 1] (clamped to it), or an array (H, W) or (H, W, 3), uint8.
-    Raises ValueError where there are no rows, or one has another number of pictures than there are titles.
+    Args:
+        rows: Pictures, row by row. A picture is a tensor (1 or 3, H, W) in [0, 1], clamped to it, or an array (H, W)
+            or (H, W, 3), uint8.
+        titles: Of the columns.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: There are no rows, or a row has another number of pictures than there are titles.
     """
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(f"each row needs {len(titles)} pictures: {', '.join(titles)}")
@@ -112,7 +136,19 @@ def plot_grid(rows: Sequence[Sequence[Tensor | np.ndarray]], titles: Sequence[st
 
 
 def plot_pairs(gray: Tensor, generated: Tensor, original: Tensor) -> Figure:
-    """The submission's test grid, gray · generated · original, a row a picture; (B, C, H, W) each."""
+    """The submission's test grid, gray · generated · original, one row for each picture.
+
+    Args:
+        gray: (B, 1, H, W) in [0, 1].
+        generated: (B, 3, H, W), RGB, clamped to [0, 1].
+        original: (B, 3, H, W), RGB in [0, 1].
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: There are no pictures, or not as many of each kind.
+    """
     rows = list(zip(gray, generated, original, strict=True))
     return plot_grid(rows, ("gray", "generated", "original"))
 
@@ -125,14 +161,22 @@ def _pixels(picture: Tensor | np.ndarray) -> np.ndarray:
 
 
 def figure_png(figure: Figure, dpi: int = 100) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """A figure as the bytes of a PNG file, `dpi` pixels an inch of its size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Writes a figure in the format of `path`'s suffix, whole or not at all."""
+    """Writes a figure to a file, atomically.
+
+    Args:
+        figure: The figure.
+        path: Where to; its suffix, such as .png, chooses the format. Folders that are missing are made.
+
+    Returns:
+        The path.
+    """
     with atomic_write(Path(path)) as temporary:
         figure.savefig(temporary, dpi=100)
     return Path(path)

@@ -1,4 +1,4 @@
-"""The submission's hyperparameters, one frozen recipe a model, the switches for its flaws; and one recipe beyond it.
+"""The submission's hyperparameters, one frozen recipe for each model; switches for its flaws; one recipe beyond it.
 
 `dataclasses.replace(GAN_L1, epochs=5)` makes a variant; to add a recipe, add one here and to `RECIPES`.
 """
@@ -9,57 +9,87 @@ from typing import Any
 
 from colorize_utils.architectures import ARCHITECTURES
 
-# What may oppose a generator, and the options of a recipe that have an effect with it, and not with every one.
+# What a generator may be trained against, with the options of a recipe that have an effect only with some of these.
 ADVERSARIES = {
     "discriminator": ("lambda_adv", "discriminator_sigmoid"),  # binary cross-entropy
     "critic": ("lambda_adv", "n_critic", "critic_batch_size", "lambda_gp"),  # Wasserstein
     "none": (),
 }
-RENAMED = {"average": "ema_decay"}  # names in checkpoints that earlier versions wrote → those of today
+RENAMED = {"average": "ema_decay"}  # a field's name in the checkpoints of earlier versions → its name today
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run but the pictures, the seed and the machine."""
+    """Everything that decides a training run, except the pictures, the seed and the machine.
+
+    The defaults are GAN-L1's. An option that has no effect with the generator and the adversary must keep its default.
+
+    Attributes:
+        name: Its name in `RECIPES`, on the command line and in checkpoints.
+        generator: The architecture's name in `ARCHITECTURES`.
+        adversary: A name in `ADVERSARIES`.
+        reconstruction: The reconstruction term, "l1" or "mse".
+        lambda_rec: Weight of the reconstruction term.
+        lambda_adv: Weight of the adversarial term.
+        lambda_dist: Weight of the cross-entropy, where the generator predicts a distribution over colours.
+        epochs: Passes through the training pictures.
+        size: Pixels a side of the square training pictures; a multiple of 32.
+        width: Scale of every layer of the networks; 1.0 is the original.
+        batch_size: Pictures in a step.
+        learning_rate: Adam's, for all networks.
+        betas: Adam's, for all networks.
+        n_critic: Updates of the critic in each generator step, each on random training pictures of its own.
+        critic_batch_size: Pictures in an update of the critic.
+        lambda_gp: Weight of the critic's gradient penalty.
+        discriminator_sigmoid: The discriminator ends in a sigmoid; False: logits, as BCEWithLogits expects them.
+        bounded: The generator ends in a sigmoid, in WGAN instead of batch normalization and ReLU.
+        keep_luminance: The generator's chroma on the given gray, which is not predicted again.
+        decay: The learning rate falls linearly to 0 over the second half of the epochs, as in pix2pix's code.
+        flip: About half of the training pictures are mirrored left to right, chosen anew in each epoch.
+        augment: Training pictures are turned, scaled, shifted and exposed differently, anew in each epoch.
+        dropout: Share of features dropped at the end of a U-Net's blocks, in [0, 1).
+        ema_decay: Decay of the exponential moving average of the generator's weights, which takes their place in
+            checkpoints, in [0, 1); 0: no average.
+
+    Raises:
+        ValueError: A value is out of its range, or an option that would have no effect is set.
+    """
 
     name: str
-    generator: str = "unet"  # the architecture's name in ARCHITECTURES
-    adversary: str = "discriminator"  # a name in ADVERSARIES
-    reconstruction: str = "l1"  # "l1" or "mse"
-    lambda_rec: float = 0.99  # the submission's weights: reconstruction rules, the adversarial term sharpens
+    generator: str = "unet"
+    adversary: str = "discriminator"
+    reconstruction: str = "l1"
+    lambda_rec: float = 0.99  # the submission's weights: the reconstruction term rules, the adversarial one sharpens
     lambda_adv: float = 0.01
-    lambda_dist: float = 1.0  # of the cross-entropy of a distribution over colours, where the generator predicts one
+    lambda_dist: float = 1.0
 
     epochs: int = 350
     size: int = 256
     width: float = 1.0
-    # "4 batches - 255 images" in the submission are its epoch: 1,020 pictures, the official training split. A step
-    # takes 0.7 GB a picture at 256×256 in fp32, the critic's penalty included: 255 at once would take 180 GB, 16 some
-    # 13, and 8 fit a 16 GB T4 in every precision. Adding up gradients over smaller batches would give the
+    # The submission's epoch is "4 batches - 255 images": 1,020 pictures, the official training split. A step takes
+    # 0.7 GB a picture at 256×256 in fp32, the critic's penalty included: 255 pictures at once would take 180 GB, 16
+    # about 13 GB, and 8 fit a 16 GB T4 in every precision. Gradient accumulation over smaller batches would give the
     # submission's 4 steps an epoch, but not its batch statistics.
     batch_size: int = 8
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
 
-    # The critic of WGAN (Gulrajani et al. 2017, algorithm 1): updates a generator step, each on random pictures of its
-    # own, and the weight of the gradient penalty.
+    # The critic of WGAN: Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1.
     n_critic: int = 1
     critic_batch_size: int = 64
     lambda_gp: float = 10.0
 
-    # Switches. The defaults are the submission's; each of the others mends a flaw of it.
-    discriminator_sigmoid: bool = True  # False: logits, as BCEWithLogits expects them
-    bounded: bool = False  # True: the generator ends in a sigmoid, in WGAN instead of batch normalization and ReLU
-    keep_luminance: bool = False  # True: the network's chroma on the given gray, which is not predicted again
-    decay: bool = False  # True: the learning rate falls linearly to 0 over the second half, as in pix2pix's code
-    flip: bool = False  # True: about half of the training pictures mirrored left to right, anew in each epoch
+    # Switches. The defaults are the submission's; each other value mends one of its flaws.
+    discriminator_sigmoid: bool = True  # True: sigmoid and BCEWithLogits; False: logits
+    bounded: bool = False  # True: colour in [0, 1] by a sigmoid
+    keep_luminance: bool = False  # True: the given luminance is not predicted again
+    decay: bool = False  # True: the learning rate falls to 0 in the second half
+    flip: bool = False  # True: pictures mirrored at random
 
     # What helps a network that has few pictures to learn from; the submission has none of it.
-    augment: bool = False  # True: training pictures turned, scaled, shifted, lit otherwise, anew in each epoch
-    dropout: float = 0.0  # share of features dropped at the end of a U-Net's blocks
-    ema_decay: float = (
-        0.0  # decay of the moving average of the generator's weights that is kept in their place; 0: none
-    )
+    augment: bool = False  # True: turned, scaled, shifted, exposed differently
+    dropout: float = 0.0
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         choices = {
@@ -99,23 +129,47 @@ class Recipe:
         )
 
     def with_options(self, **options: Any) -> "Recipe":
-        """A variant with what somebody asked for by name. Unlike `dataclasses.replace` it also refuses an option
-        without effect where its value is the default. Raises ValueError."""
+        """A variant with the options that somebody named.
+
+        Unlike `dataclasses.replace`, it refuses an option without effect even where the value is the default.
+
+        Args:
+            options: New values, by field.
+
+        Returns:
+            The variant.
+
+        Raises:
+            ValueError: An option would have no effect, or a value is out of its range.
+        """
         for option in options:
             if option in _options_without_effect(self.generator, self.adversary):
                 raise self._without_effect(option)
         return replace(self, **options)
 
     def learning_rate_in(self, epoch: int) -> float:
-        """Adam's learning rate in an epoch, counted from 0."""
+        """Adam's learning rate in an epoch; epochs are counted from 0."""
         if not self.decay:
             return self.learning_rate
         return self.learning_rate * min(1.0, 2 * (1 - epoch / self.epochs))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """A recipe from what `as_dict` gave, now or in an earlier version, which lacks what was added since and may
-        have set options without effect."""
+        """A recipe from what `as_dict` returned, in this version or an earlier one.
+
+        Fields that an earlier version did not have get their defaults, names that it wrote are translated (`RENAMED`),
+        and options that it accepted though they had no effect are dropped.
+
+        Args:
+            values: Field → value.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            ValueError: A value is out of its range.
+            TypeError: There is no such field, or `name` is missing.
+        """
         values = {RENAMED.get(name, name): value for name, value in values.items()}
         parts = (values.get("generator", cls.generator), values.get("adversary", cls.adversary))
         if parts[0] in ARCHITECTURES and parts[1] in ADVERSARIES:
@@ -124,12 +178,12 @@ class Recipe:
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """The fields as plain values, ready for JSON."""
         return asdict(self) | {"betas": list(self.betas)}
 
 
 def _options_without_effect(generator: str, adversary: str) -> list[str]:
-    """What some recipes have, but not those of this generator and this adversary."""
+    """The options that have an effect with some generators and adversaries, but not with these two."""
     sometimes = [
         *(option for options in ADVERSARIES.values() for option in options),
         *(option for architecture in ARCHITECTURES.values() for option in architecture.recipe_options),
@@ -158,19 +212,19 @@ WGAN_GP = Recipe(
 DISTRIBUTION = Recipe(
     "distribution",
     generator="distribution-unet",
-    adversary="none",  # it is the distribution that keeps colours from fading, and says by how much they did
-    lambda_rec=10.0,  # of the distribution's mean, beside a cross-entropy of some nats
+    adversary="none",  # the distribution keeps colours from fading, and tells by how much its mean did
+    lambda_rec=10.0,  # on the distribution's mean, beside a cross-entropy of several nats
     epochs=120,
     size=64,
     width=0.5,
     batch_size=32,
-    learning_rate=1e-3,  # a short run has no time for small steps; it falls to 0
-    betas=(0.9, 0.999),  # Adam's own: a momentum of 0.5 is for two networks that chase each other
+    learning_rate=1e-3,  # a short run has no time for small steps; the rate falls to 0
+    betas=(0.9, 0.999),  # Adam's own: a momentum of 0.5 is for two networks that are trained against each other
     keep_luminance=True,
     decay=True,
     flip=True,
     augment=True,
     dropout=0.2,
-    ema_decay=0.999,  # over the last thousand steps
+    ema_decay=0.999,  # averages over about the last thousand steps
 )
 RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP, DISTRIBUTION)}

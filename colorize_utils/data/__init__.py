@@ -1,4 +1,11 @@
-"""Pictures to learn from: pairs, splits and loaders (pairs.py) over picture files, cache and synthetic flowers."""
+"""Pictures to learn from.
+
+- pairs.py: pairs of colour and gray, splits and loaders
+- pictures.py: reads and writes picture files of any kind; metadata.py: what a result keeps beside its pixels
+- cache.py: decoded pictures on disk
+- synthetic.py: synthetic flowers, where no data set can be had
+- augmentation.py: training pictures transformed at random
+"""
 
 from colorize_utils.data.augmentation import augmented, flip_some
 from colorize_utils.data.pairs import (

@@ -1,8 +1,8 @@
-"""Training pictures that are never the same twice: turned, scaled, shifted, lit otherwise.
+"""Augmentation: training pictures turned, scaled, shifted and exposed differently, so that none comes twice the same.
 
-A thousand photographs are few; what a flower is does not depend on where it stands. Its colours are what is learned: a
-gamma that is the same for all three channels moves them as another exposure would, and gray stays gray. The gray twin
-is made afterwards, so that the pair still fits together.
+A thousand photographs are few, and a flower is the same flower wherever it stands. Its colours must stay right, because
+they are what is learned: one gamma for all three channels changes them as another exposure would, and gray stays gray.
+The gray picture is made from the augmented colour picture, so that the two still belong together.
 """
 
 import torch
@@ -11,17 +11,24 @@ from torch import Tensor
 
 from colorize_utils.colour import luma
 
-TURN = 0.35  # radians, either way
-SCALE = 0.22  # the logarithm of it, either way: 0.8 to 1.25
-SHIFT = 7 / 64  # of a side, either way
-EXPOSURE = 0.25  # the logarithm of gamma, either way
-SHARP = 0.4  # share of the pictures that are shifted by whole pixels alone: what is resampled is a little blurred
+TURN = 0.35  # radians, at most, in either direction
+SCALE = 0.22  # logarithm of the scale, at most, up or down: 0.8 to 1.25
+SHIFT = 7 / 64  # share of a side, at most, in either direction
+EXPOSURE = 0.25  # logarithm of gamma, at most, up or down
+SHARP = 0.4  # share of pictures that are only shifted by whole pixels: turning and scaling blur a little
 
 
 def augmented(colour: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A batch of training pairs, colour (B, 3, H, W) and gray (B, 1, H, W), made of colour pictures in [0, 1].
+    """A batch of augmented training pairs from colour pictures.
 
-    rng: a CPU generator. Beyond an edge a picture is continued by its mirror image.
+    Beyond its edges a picture is continued by its mirror image.
+
+    Args:
+        colour: (B, 3, S, S), square pictures, RGB in [0, 1].
+        rng: A CPU generator, from which every random number is drawn.
+
+    Returns:
+        Colour (B, 3, S, S), RGB, and gray (B, 1, S, S), both in [0, 1], on the device of `colour`.
     """
     count, size = len(colour), colour.shape[-1]
 
@@ -39,7 +46,16 @@ def augmented(colour: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     return lit, luma(lit)
 
 
-def flip_some(colour: Tensor, gray: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirrors about half of the pairs of a batch left to right, both pictures of a pair alike."""
-    chosen = torch.rand(len(colour), 1, 1, 1, generator=generator).to(colour.device) < 0.5
+def flip_some(colour: Tensor, gray: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirrors about half of the pairs of a batch left to right, both pictures of a pair alike.
+
+    Args:
+        colour: (B, 3, H, W).
+        gray: (B, 1, H, W).
+        rng: A CPU generator, which chooses the pairs.
+
+    Returns:
+        Colour and gray, of the same shapes.
+    """
+    chosen = torch.rand(len(colour), 1, 1, 1, generator=rng).to(colour.device) < 0.5
     return torch.where(chosen, colour.flip(-1), colour), torch.where(chosen, gray.flip(-1), gray)

@@ -1,11 +1,12 @@
-"""Decoded pictures on disk: each is read and resized once, not every epoch.
+"""Decoded pictures on disk: each picture is read and resized once, not in every epoch.
 
-A cache entry is a folder named after what it was made from. It is built beside its place under a temporary name and
-renamed when complete, so that a killed process leaves nothing that looks finished, and of two processes that build the
-same entry the first one wins and the second uses it. The pictures are memory-mapped: opening an entry reads nothing.
+A cache entry is a folder named after what it was made from. It is built under a temporary name beside its final place
+and renamed when it is complete, so that a killed process leaves nothing that looks finished. Of two processes that
+build the same entry, the first to finish wins and the other uses that entry. The pictures are memory-mapped: opening
+an entry reads only its index.
 
-Where a source has changed, its new entry takes over the pictures that are as they were, and its old one goes. So do
-the leftovers of builds that were killed; `entries` and `clear` are for people.
+Where a source has changed, the new entry copies the unchanged pictures from the old one, and the old one is deleted.
+The leftovers of killed builds are deleted, too. `entries` and `clear` serve the command that shows and clears a cache.
 """
 
 import errno
@@ -29,21 +30,27 @@ from tqdm.auto import tqdm
 
 from colorize_utils.errors import DataError
 
-if sys.platform != "win32":  # there, an abandoned build is told by its age alone
+if sys.platform != "win32":  # on Windows, only its age tells that a build was abandoned
     import fcntl
 
-FORMAT = 2  # part of every key: raise it when what is stored changes
+FORMAT = 2  # part of every entry's name: raise it when the stored form changes
 GRAY_CHROMA = 4.0  # mean of max(R, G, B) − min(R, G, B), in 8-bit steps, up to which a picture counts as gray
-Read = Callable[[int], np.ndarray]  # a picture by its place: (size, size, 3) uint8; raises DataError
+Read = Callable[[int], np.ndarray]  # index of a picture → (size, size, 3) uint8, RGB; raises DataError
 _CHUNK = 64  # pictures decoded ahead of the one being written
-_LOCK = "building"  # the file that a build holds a lock on; it says on which machine
+_LOCK = "building"  # the file that a running build holds a lock on; it contains the name of the machine
 _ABANDONED = 3600  # seconds without a write after which a build of another machine counts as killed
 
 
 @dataclass(frozen=True)
 class Source:
-    """What pictures are decoded from: a kind ("flowers-102" or "folder"), its folder, how the pictures become squares,
-    and which part of it. At each size a source has one entry, that of its latest state."""
+    """What pictures are decoded from; at each size, a source has one entry, that of its latest state.
+
+    Attributes:
+        kind: "flowers-102" or "folder".
+        folder: The absolute path of the folder that holds the files.
+        crop: Whether the pictures become squares by cropping; else they are squashed.
+        part: The split of Flowers-102; empty for a folder.
+    """
 
     kind: str
     folder: str
@@ -55,8 +62,12 @@ class Source:
 class DecodedPictures:
     """A selection of decoded pictures: picture i is `pictures[rows[i]]`, so that a split copies nothing.
 
-    pictures: (M, size, size, 3) uint8 RGB, memory-mapped where cached. rows: (N,) indices into it. names: N strings.
-    gray: (N,) bool, true for pictures without colour. skipped: a line for each file that is left out, and why.
+    Attributes:
+        pictures: (M, size, size, 3) uint8, RGB, memory-mapped where cached.
+        rows: (N,) indices into `pictures`.
+        names: N strings.
+        gray: (N,) bool, true for pictures without colour.
+        skipped: A line for each file that was left out, with the reason.
     """
 
     pictures: np.ndarray
@@ -73,12 +84,22 @@ class DecodedPictures:
         gray: Sequence[bool] | np.ndarray | None = None,
         skipped: Sequence[str] = (),
     ) -> "DecodedPictures":
-        """All of `pictures`, in order."""
+        """Selects all of `pictures`, in order.
+
+        Args:
+            pictures: (N, size, size, 3) uint8, RGB.
+            names: N strings.
+            gray: N flags, true for pictures without colour; None for none.
+            skipped: A line for each file that was left out.
+
+        Returns:
+            The selection.
+        """
         flags = np.zeros(len(names), bool) if gray is None else np.asarray(gray, bool)
         return cls(pictures, np.arange(len(names)), list(names), flags, list(skipped))
 
     def take(self, which: np.ndarray) -> "DecodedPictures":
-        """The pictures at these places of the selection."""
+        """The pictures at the places `which`, integers (K,), of this selection."""
         return replace(self, rows=self.rows[which], names=[self.names[i] for i in which], gray=self.gray[which])
 
 
@@ -93,11 +114,21 @@ def decode(
 ) -> DecodedPictures:
     """The pictures `read(0)` … `read(len(names) - 1)`, from the cache or decoded now and cached.
 
-    signatures: a string a picture that changes when its file does; equal ones of a source share an entry.
-    read: gives (size, size, 3) uint8; a DataError that it raises puts that picture among the skipped.
-    folder: where the cache lies; None keeps the pictures in memory.
+    Args:
+        names: Of the pictures.
+        signatures: A string for each picture, which changes when its file does. The entry of a source is used again
+            where all names and signatures are equal, a single picture of it where its own are.
+        read: Index → (size, size, 3) uint8, RGB; where it raises DataError, the picture is skipped.
+        size: Pixels a side.
+        source: What the pictures are decoded from.
+        folder: Where the cache lies; None keeps the pictures in memory.
+        progress: Shows a progress bar.
 
-    Raises DataError where the disk is too full or the folder cannot be written, naming the space that is needed.
+    Returns:
+        The pictures that could be read, in the order of `names`, and a line for each that could not.
+
+    Raises:
+        DataError: The disk is too full (the message names the space that is needed), or the folder cannot be written.
     """
     if folder is None:
         store = np.empty((len(names), size, size, 3), np.uint8)
@@ -106,11 +137,11 @@ def decode(
 
     slot = f"{size}-{_digest([FORMAT, size, *asdict(source).values()])}-"
     entry = Path(folder) / "pictures" / f"{slot}{_digest([*names, *signatures])}"
-    for _ in range(2):  # twice, because another process that sees other pictures there may take it for an old one
+    for _ in range(2):  # twice: a process that found other pictures in the source may delete this entry as out of date
         if entry.is_dir():
             try:
                 return _open(entry, size)
-            except (OSError, ValueError, KeyError):  # damaged: a short file, an index that is no JSON
+            except (OSError, ValueError, KeyError):  # damaged, e.g. a short file, or an index that is not JSON
                 shutil.rmtree(entry, ignore_errors=True)
         older = [path for path in entry.parent.glob(f"{slot}*") if path != entry]
         _build(entry, names, signatures, _reusing(older, names, signatures, read, size), size, source, progress)
@@ -124,7 +155,7 @@ def _digest(values: Sequence[object]) -> str:
 
 
 def _reusing(older: Sequence[Path], names: Sequence[str], signatures: Sequence[str], read: Read, size: int) -> Read:
-    """`read`, but that pictures which an older entry has with the same signature are taken from there."""
+    """A `read` that takes a picture from an older entry where that has it with the same name and signature."""
     known = {}
     for entry in older:
         try:
@@ -139,7 +170,10 @@ def _reusing(older: Sequence[Path], names: Sequence[str], signatures: Sequence[s
 def _decode_all(
     names: Sequence[str], read: Read, write: Callable[[int, np.ndarray], object], progress: bool
 ) -> tuple[list[int], list[bool], list[str]]:
-    """Writes every picture that can be read; returns their indices, which are gray, and a line for each other one."""
+    """Passes every picture that can be read to `write`, with its row.
+
+    Returns the indices of these pictures, for each of them whether it is gray, and a line for each other picture.
+    """
     rows: list[int] = []
     gray: list[bool] = []
     skipped: list[str] = []
@@ -184,7 +218,7 @@ def _build(
         if free < need:
             raise DataError(_full(entry.parent, need, free))
         with _building(entry) as building:
-            # Plain writes: a full disk is then an error, where a write through a memory map would kill the process.
+            # Plain writes raise an error when the disk is full; a write through a memory map would kill the process.
             with open(building / "pictures.bin", "wb") as file:
                 rows, gray, skipped = _decode_all(
                     names, read, lambda _, picture: file.write(np.ascontiguousarray(picture, np.uint8).data), progress
@@ -213,9 +247,12 @@ def _build(
 
 @contextmanager
 def _building(entry: Path) -> Iterator[Path]:
-    """A new folder beside `entry` to build in, which becomes `entry` when the block ends well and is deleted when it
-    does not. Meanwhile this process holds a lock there, by which others see that the build is not abandoned: on a file
-    that names the machine from when the lock is held until the build ends; a killed process leaves the name alone."""
+    """A new folder beside `entry` to build in; it is renamed to `entry` where the block succeeds, else deleted.
+
+    While it builds, this process holds a lock on a file in the folder, by which others see that the build is not
+    abandoned. The file names the machine from the moment that the lock is held until the build ends. A killed process
+    leaves the name but not the lock.
+    """
     folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}-"))
     try:
         with open(folder / _LOCK, "w", encoding="utf-8") as lock:
@@ -228,35 +265,39 @@ def _building(entry: Path) -> Iterator[Path]:
         try:
             folder.rename(entry)
         except OSError:
-            if not entry.is_dir():  # else another process was first, with the same pictures
+            if not entry.is_dir():  # else another process has finished the same entry first
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _try_lock(file: TextIO) -> bool:
-    """Whether an exclusive lock could be had, which ends with the file or the process."""
+    """Tries to lock a file; true where this process has the lock now, which ends with the file or the process."""
     if sys.platform == "win32":
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another; or none to be had on this disk
+    except OSError:  # another process holds it, or this disk has no locks
         return False
     return True
 
 
 def _is_abandoned(building: Path) -> bool:
-    """Whether a build's folder was left by a process that is no more: at once where it ran on this machine, elsewhere
-    (a cache on a shared disk) when nothing has been written for an hour."""
+    """Whether the process that made a build's folder is gone.
+
+    For a build of this machine the lock tells at once; for one of another machine (a cache on a shared disk), the build
+    counts as abandoned when nothing has been written for an hour.
+    """
     try:
         with open(building / _LOCK, encoding="utf-8") as lock:
-            if _try_lock(lock) and lock.read() == platform.node():  # in this order: a build that ends empties it first
+            # In this order: a build empties the file before it lets the lock go.
+            if _try_lock(lock) and lock.read() == platform.node():
                 return True
     except OSError:
-        pass  # of an earlier version, or just begun
+        pass  # a build of an earlier version, or one that has just begun
     try:
         written = max(os.stat(path).st_mtime for path in (building, *building.iterdir()))
-    except OSError:  # finished just now
+    except OSError:  # the build has just finished
         return False
     return time.time() - written > _ABANDONED
 
@@ -284,8 +325,16 @@ def _open(entry: Path, size: int) -> DecodedPictures:
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder of the cache: an entry, or where `pictures` is None a build that runs or was killed (`building`), or one
-    that this version cannot read. length: bytes on disk. size: pixels a side."""
+    """A folder of the cache, as people see it: an entry, a build, or an entry that this version cannot read.
+
+    Attributes:
+        path: The folder.
+        length: Bytes on disk.
+        pictures: How many pictures it holds; None where it is not an entry that this version can read.
+        size: Pixels a side; None likewise.
+        source: What the pictures were decoded from; None likewise.
+        building: Whether it is a build, running or killed.
+    """
 
     path: Path
     length: int
@@ -296,7 +345,14 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Everything that the cache in `folder` holds of decoded pictures, the largest first."""
+    """Everything in a cache of decoded pictures, builds included, the largest first.
+
+    Args:
+        folder: Where the cache lies, such as `cache_folder()`.
+
+    Returns:
+        One `Entry` for each folder.
+    """
     root = Path(folder) / "pictures"
     found = [_described(path) for path in (root.iterdir() if root.is_dir() else ()) if path.is_dir()]
     return sorted(found, key=lambda entry: (-entry.length, entry.path))
@@ -316,12 +372,19 @@ def _described(path: Path) -> Entry:
 def _length(file: Path) -> int:
     try:
         return file.stat().st_size
-    except OSError:  # a build that runs has renamed it just now
+    except OSError:  # a running build has just renamed its folder
         return 0
 
 
 def clear(folder: Path) -> list[Entry]:
-    """Deletes every entry and every abandoned build; returns what went."""
+    """Deletes every entry and every abandoned build of a cache.
+
+    Args:
+        folder: Where the cache lies.
+
+    Returns:
+        What was deleted, the largest first.
+    """
     gone = [entry for entry in entries(folder) if not entry.building or _is_abandoned(entry.path)]
     for entry in gone:
         shutil.rmtree(entry.path)

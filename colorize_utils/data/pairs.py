@@ -1,13 +1,15 @@
-"""Colour pictures and their gray twins: the submission's data provider, its split and its loaders.
+"""Pairs of a colour picture and its gray version: the submission's data provider, its split and its loaders.
 
-Three sources: Oxford Flowers-102 (Nilsback & Zisserman 2008, "Automated Flower Classification over a Large Number of
-Classes") through torchvision, any folder of pictures, or small generated flowers. Each gives training, validation and
-test pictures at one size; a pair is
+There are three sources: Oxford Flowers-102 through torchvision, any folder of pictures, and small synthetic flowers.
+Each gives training, validation and test pictures at one size; a pair is
 
-    colour (3, size, size) and gray (1, size, size), float32 in [0, 1], RGB
+    colour (3, size, size), RGB, and gray (1, size, size), both float32 in [0, 1]
 
 equal to the bit to what the submission's two transforms give: `Resize`, `ToTensor`, and for the gray one `Grayscale`
 between them. The pictures are decoded and resized once and cached (cache.py).
+
+Source:
+    Nilsback & Zisserman 2008, "Automated Flower Classification over a Large Number of Classes".
 """
 
 import hashlib
@@ -33,21 +35,24 @@ from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import DataError, PictureError
 from colorize_utils.files import cache_folder
 
-SYNTHETIC = "generated"  # the name, on the command line too, of the source that needs no files
+SYNTHETIC = "generated"  # the source of synthetic flowers, which needs no files; its name on the command line, too
 SPLITS = ("train", "val", "test")
-POOLED_SHARE = 0.9  # of pooled training and validation pictures, for training
-FLOWERS_KEYS = {"train": "trnid", "val": "valid", "test": "tstid"}  # of Flowers-102's setid.mat
-FOLDER_SHARES = (0.8, 0.1, 0.1)  # of a folder's pictures, in the order of SPLITS
-FOLDER_RULE = 1  # how `split_place` and FOLDER_SHARES split a folder: raise it when either changes
+POOLED_SHARE = 0.9  # share of the pooled training and validation pictures that is trained on
+FLOWERS_KEYS = {"train": "trnid", "val": "valid", "test": "tstid"}  # split → its key in Flowers-102's setid.mat
+FOLDER_SHARES = (0.8, 0.1, 0.1)  # shares of a folder's pictures, in the order of SPLITS
+FOLDER_RULE = 1  # version of how `split_place` and FOLDER_SHARES split a folder: raise it when either changes
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     """Pairs (colour, gray) from 8-bit pictures; the submission's data provider.
 
-    pictures: (M, H, W, 3) uint8, RGB; an array, or a tensor on the device that the pairs shall be on. rows: the
-    pictures that belong to the data set, all by default. names: where each of those came from.
+    `dataset[3]` is a pair of (3, H, W) and (1, H, W), float32 in [0, 1]; `dataset[:8]` and `dataset[[3, 1, 4]]` are
+    batches of such pairs.
 
-    `dataset[3]` is a pair of (3, H, W) and (1, H, W); `dataset[:8]` and `dataset[[3, 1, 4]]` are batches of such pairs.
+    Args:
+        pictures: (M, H, W, 3) uint8, RGB; an array, or a tensor on the device that the pairs shall be on.
+        rows: (N,) indices of the pictures that belong to the data set; all by default.
+        names: N strings that say where each of those came from; their indices by default.
     """
 
     def __init__(
@@ -73,17 +78,24 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         return unit(levels).contiguous(), unit(gray_levels(levels))
 
     def to(self, device: torch.device) -> "PairDataset":
-        """The same pairs, to the bit, with their 8-bit pictures on `device`: no batch has to travel there again."""
+        """The same pairs, to the bit, with their 8-bit pictures on `device`, so that batches need no transfer."""
         return PairDataset(torch.from_numpy(self.pictures[self.rows]).to(device), names=self.names)
 
     def head(self, count: int) -> "PairDataset":
-        """The first `count` pairs: for a quick look or a quick epoch."""
+        """The first `count` pairs, for a quick look or a quick epoch."""
         return PairDataset(self.pictures, self.rows[:count], self.names[:count])
 
     def sample(self, count: int | None, seed: int = 0) -> "PairDataset":
-        """`count` pairs (all for None, or where there are fewer) that a seed chooses, in the order that they have.
+        """Random pairs, in the order that they have in this data set.
 
-        Flowers-102 is sorted by species here and there, so that its first pictures stand for nothing.
+        Flowers-102 is partly sorted by species, so that its first pictures are not representative.
+
+        Args:
+            count: How many; all for None, or where there are not more.
+            seed: Chooses them.
+
+        Returns:
+            A data set of these pairs.
         """
         if count is None or count >= len(self):
             return self
@@ -93,13 +105,19 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(frozen=True)
 class Splits:
-    """Training, validation and test pairs; `skipped` has a line for each picture left out, and why; `crop` says how
-    they became squares.
+    """Training, validation and test pairs.
 
-    record: what decided the split, as JSON values, for a checkpoint's metadata (`evaluation.provenance` reads it):
-    source ("flowers-102", "folder" or "generated"), pool, crop, drop_gray, extra; number and digest of each part's
-    names; of a folder the rule, and the `split_place` from which on its pictures were trained on (or, pooled, chosen
-    by), of generated flowers seed and count. None where the splits are no work of `load_splits`.
+    Attributes:
+        train: Training pairs.
+        val: Validation pairs, which choose the best epoch.
+        test: Test pairs.
+        skipped: A line for each picture that was left out, with the reason.
+        crop: Whether the pictures became squares by cropping; else they were squashed.
+        record: What decided the split, as JSON values, for a checkpoint's metadata (`evaluation.provenance` reads it):
+            source ("flowers-102", "folder" or "generated"), pool, crop, drop_gray, extra; the number and a digest of
+            each part's names; for a folder the rule, and the lowest `split_place` of the pictures that were trained on
+            (with pool: trained on, or used to choose the best epoch); for synthetic flowers seed and count. None where
+            the splits were not made by `load_splits`.
     """
 
     train: PairDataset
@@ -125,20 +143,32 @@ def load_splits(
 ) -> Splits:
     """The three splits of a source, at `size`×`size`.
 
-    source: a folder that holds `flowers-102/` (torchvision's layout), any other folder of pictures, or "generated".
-        None takes the environment variable `COLORIZE_DATA`, and where that is unset downloads Flowers-102.
-    pool: training and validation split put together and dealt again by their names, nine parts to one: for the last
-        run of a recipe whose settings the official split has decided.
-    extra: a folder of more training pictures; of them, too, a validation and a test part stay out, those of the split
-        that it would have as a source.
-    drop_gray: leave pictures that are themselves without colour out of training.
-    crop: keep the aspect, crop the middle; the default squashes every picture to a square, as the submission does.
-    seed: of generated flowers and their split. Flowers-102 has its official split; a folder is split by a hash of each
-        picture's name (`split_place`), so that a picture stays in its part when others are added or removed.
-    count: how many generated flowers.
-    cache: a folder; "default" is `cache_folder()`; None keeps everything in memory.
+    Flowers-102 has its official split. A folder is split by a hash of each picture's name (`split_place`), so that a
+    picture stays in its part when others are added or removed.
 
-    Raises DataError where there are no pictures or fewer than three, or the cache cannot be written.
+    Args:
+        source: A folder that holds `flowers-102/` (torchvision's layout), any other folder of pictures, or "generated"
+            for synthetic flowers. None takes the environment variable `COLORIZE_DATA`, and where that is unset
+            downloads Flowers-102.
+        size: Pixels a side.
+        pool: Puts training and validation pictures together and divides them again by their names, nine to one: for
+            the last run of a recipe whose settings were chosen on the official split.
+        extra: A folder of more training pictures. It is split as if it were the source, and only its training part is
+            added.
+        drop_gray: Leaves pictures that are themselves without colour out of training.
+        crop: Keeps the aspect ratio and crops the middle; the default squashes every picture to a square, as the
+            submission does.
+        seed: Of the synthetic flowers and their split; other sources do not use it.
+        count: How many synthetic flowers.
+        cache: A folder; "default" is `cache_folder()`; None keeps everything in memory.
+        progress: Shows a progress bar where pictures are decoded.
+
+    Returns:
+        The splits, with the record of what decided them.
+
+    Raises:
+        DataError: There is no such folder, it has fewer than three pictures, Flowers-102 is incomplete, or the cache
+            cannot be written.
     """
     folder = cache_folder() if cache == "default" else cache
     if source is None:
@@ -172,7 +202,7 @@ def load_splits(
 
 
 def _summary(names: Sequence[str]) -> dict[str, int | str]:
-    """How many pictures, and a digest of their names in any order and either Unicode form."""
+    """The number of names, and a digest that depends neither on their order nor on their Unicode form."""
     text = "\n".join(sorted(unicodedata.normalize("NFC", name) for name in names))
     return {"count": len(names), "digest": hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]}
 
@@ -191,7 +221,7 @@ def _pooled(train: DecodedPictures, val: DecodedPictures) -> list[DecodedPicture
         np.concatenate([train.gray, val.gray]),
         [*train.skipped, *val.skipped],
     )
-    # Under names of their own: a folder's validation pictures are all together by the hash that split it.
+    # The prefix gives another hash than the one that split a folder, by which its validation pictures lie together.
     order = np.argsort([split_place(f"pool/{name}") for name in both.names], kind="stable")
     held_back = max(1, len(order) - round(POOLED_SHARE * len(order)))
     return [both.take(order[held_back:]), both.take(order[:held_back])]
@@ -208,12 +238,20 @@ def _synthetic(count: int, size: int, seed: int) -> list[DecodedPictures]:
 
 
 def generated_names(seed: int, places: Iterable[int]) -> list[str]:
-    """The names of pictures of the series that a seed draws."""
+    """The names of the synthetic flowers that a seed gives, for their places in the series."""
     return [f"generated-{seed}-{place}" for place in places]
 
 
 def generated_parts(count: int, seed: int) -> list[np.ndarray]:
-    """The places that each of SPLITS has in a series of `count` generated flowers."""
+    """Splits a series of synthetic flowers at random.
+
+    Args:
+        count: Flowers in the series.
+        seed: Decides the split.
+
+    Returns:
+        For each of `SPLITS`, the places of its pictures in the series.
+    """
     order = np.random.default_rng(seed).permutation(count)
     ends = np.rint(np.cumsum(FOLDER_SHARES) * count).astype(int)
     return np.split(order, ends[:-1])
@@ -222,7 +260,11 @@ def generated_parts(count: int, seed: int) -> list[np.ndarray]:
 def _flowers102(
     root: str | Path | None, size: int, crop: bool, folder: Path | str | None, progress: bool
 ) -> list[DecodedPictures]:
-    """The official splits. What torchvision reads and checks it reads once, and every picture has one `stat`."""
+    """The official splits.
+
+    torchvision's data set is constructed once, because each construction reads and checks the same files again, and
+    each picture's file is looked up with one `stat`.
+    """
     from scipy.io import loadmat
     from torchvision.datasets import Flowers102
     from torchvision.datasets.folder import default_loader
@@ -259,7 +301,7 @@ def _flowers102(
 
 
 def _signature(path: Path) -> str:
-    """Size and time of change: another one as soon as the file was replaced. Empty where it is missing, or no file."""
+    """A file's size and time of change, which differ once it is replaced; empty where it is missing, or no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -268,8 +310,15 @@ def _signature(path: Path) -> str:
 
 
 def species_names(source: str | Path | None = None) -> dict[str, str]:
-    """The species of every picture of Flowers-102 by its name in the splits; nothing for other sources, or where the
-    data set is not there."""
+    """The species of every picture of Flowers-102.
+
+    Args:
+        source: The folder that holds `flowers-102/`; None takes the environment variable `COLORIZE_DATA`, else the
+            folder of downloads.
+
+    Returns:
+        Name of a picture in its split, such as "train/3" → species; empty where the source is not Flowers-102.
+    """
     from scipy.io import loadmat
     from torchvision.datasets import Flowers102
 
@@ -308,8 +357,10 @@ def _folder(root: Path, size: int, crop: bool, folder: Path | str | None, progre
 
 
 def _pictures_in(root: Path) -> dict[str, str]:
-    """The signature of every file under `root` that by its name is a picture, by its relative name in POSIX form: what
-    `is_picture` says, with one `stat` a picture and none for anything else."""
+    """The signature of every file under `root` whose name is a picture's, by its path relative to `root`, with `/`.
+
+    The same choice as `is_picture`, but with one `stat` for each picture, and none for other files.
+    """
     found = {}
     for folder, _, files in os.walk(root):
         for name in files:
@@ -320,8 +371,17 @@ def _pictures_in(root: Path) -> dict[str, str]:
 
 
 def squared(picture: Image.Image, size: int, crop: bool = False) -> np.ndarray:
-    """A picture as a square, (size, size, 3) uint8, or (size, size) of a gray one: squashed to it as in the submission,
-    `transforms.Resize((size, size))`, or its middle, `Resize(size)` and `CenterCrop(size)`."""
+    """A picture as a square.
+
+    Args:
+        picture: A Pillow picture of mode "RGB" or "L".
+        size: Pixels a side.
+        crop: Keeps the aspect ratio and crops the middle, `Resize(size)` and `CenterCrop(size)`; the default squashes
+            the picture as the submission does, `Resize((size, size))`.
+
+    Returns:
+        (size, size, 3) uint8, RGB, or (size, size) uint8 for a gray picture.
+    """
     from torchvision.transforms import functional
 
     if crop:
@@ -332,17 +392,26 @@ def squared(picture: Image.Image, size: int, crop: bool = False) -> np.ndarray:
 
 
 def split_place(name: str) -> float:
-    """Where a picture falls in [0, 1) by a hash of its name, relative to its folder and with `/` between folders: it
-    decides the part that the picture belongs to, whatever else the folder holds. File systems differ in how they spell
-    é (Unicode's forms C and D), the place does not."""
+    """A number in [0, 1) by a hash of a picture's name, which decides the part of the split that it belongs to.
+
+    It depends on nothing else that the folder holds. File systems store é in two ways (Unicode's forms C and D); the
+    place is the same for both.
+
+    Args:
+        name: The path relative to the data set's folder, with `/` between folders.
+
+    Returns:
+        The place.
+    """
     digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode(errors="surrogateescape")).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def _split_folder(part: DecodedPictures, root: str | Path) -> list[DecodedPictures]:
-    """The lowest places are for testing, the next for validation, the others for training; one picture at least each.
+    """Training, validation and test part: the lowest places are for testing, the next to validate, the rest to train.
 
-    Parts are in the order of the places, which is no order of names: the first pictures are as good as any.
+    Each part gets at least one picture. A part is in the order of the places, which is random with respect to names, so
+    that its first pictures are a random sample.
     """
     if len(part.names) < len(SPLITS):
         raise DataError(
@@ -362,7 +431,11 @@ class EpochBatches(Sampler[list[int]]):
     """Batches of indices in an order that follows from (seed, epoch) alone, so that a resumed run sees the same ones.
 
     A last batch of a single picture joins the one before: batch normalization has nothing to average in it.
-    `set_position(epoch, done)` chooses the epoch and how many of its batches to leave out at its start.
+
+    Args:
+        count: Pictures in the data set.
+        batch_size: Pictures in a batch.
+        seed: With the epoch, decides the order.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int = 0):
@@ -373,6 +446,12 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = self.done = 0
 
     def set_position(self, epoch: int, done: int = 0) -> None:
+        """Chooses where the next iteration begins.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            done: How many of the epoch's batches to leave out at its start.
+        """
         self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
@@ -385,8 +464,8 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def generator_for(*numbers: int) -> torch.Generator:
-    """A random generator whose stream follows from these whole numbers alone, apart from every other tuple's."""
-    # With their count in front, because a seed sequence ignores zeros at its end.
+    """A CPU random generator seeded by whole numbers, such as (seed, epoch); other numbers give another stream."""
+    # Their count comes first, because a seed sequence ignores zeros at its end.
     seed = int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1, np.uint64)[0]) >> 1
     return torch.Generator().manual_seed(seed)
 
@@ -394,9 +473,17 @@ def generator_for(*numbers: int) -> torch.Generator:
 def make_loader(
     dataset: PairDataset, batch_size: int, shuffle: bool = False, seed: int | None = None, num_workers: int = 0
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A loader of (colour (B, 3, H, W), gray (B, 1, H, W)) batches; whole batches are indexed at once.
+    """A loader that takes each batch from the data set at once.
 
-    num_workers: 0 is fastest here, since the pictures are decoded already.
+    Args:
+        dataset: The pairs.
+        batch_size: Pairs in a batch; the last one may be smaller.
+        shuffle: In random order, anew in each epoch.
+        seed: Of that order; None takes PyTorch's global generator.
+        num_workers: Processes that load batches; 0 is fastest here, since the pictures are decoded already.
+
+    Returns:
+        A loader of batches (colour (B, 3, H, W), gray (B, 1, H, W)), float32 in [0, 1].
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
@@ -405,9 +492,13 @@ def make_loader(
 
 
 def sample_photograph() -> Image.Image:
-    """A gray photograph of a flower (640×427, mode "L") to try things on: scikit-learn's `flower.jpg`, turned gray.
+    """A gray photograph of a flower to try things on: scikit-learn's `flower.jpg`, turned gray.
 
-    CC BY 2.0, flickr.com/photos/vultilion/6056698931; scikit-learn carries the file and its licence.
+    Returns:
+        A picture of 640×427 pixels, mode "L".
+
+    Source:
+        CC BY 2.0, flickr.com/photos/vultilion/6056698931; scikit-learn carries the file and its licence.
     """
     from sklearn.datasets import load_sample_image
 

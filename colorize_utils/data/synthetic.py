@@ -1,8 +1,8 @@
-"""Small generated flowers: pictures to learn from where no data set can be had (a class without network, CI).
+"""Small synthetic flowers: pictures to learn from where no data set can be had (a class without network, CI).
 
-Every picture is a meadow under a sky, soil at its foot, with one to three flowers. Six families of flowers differ in
-the number and form of their petals and in brightness, and each has its own hue, so that colour follows from what a
-gray picture still shows and a network can learn it.
+Every picture is a meadow under a sky, with soil at the bottom and one to three flowers. Six families of flowers differ
+in the number and form of their petals and in brightness, and each has its own hue: colour follows from what a gray
+picture still shows, so that a network can learn it.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,23 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Family:
-    """How one kind of flower looks. Colours are RGB in [0, 1]."""
+    """How one family of flowers looks. Colours are RGB in [0, 1].
 
-    petals: tuple[int, int]  # fewest and most
-    sharpness: float  # exponent of the petal outline: under 1 broad and round, over 1 thin and pointed
-    depth: float  # how far the outline falls back between two petals, as a share of the radius
+    Attributes:
+        petals: Fewest and most petals.
+        sharpness: Exponent of the petal outline: under 1 broad and round, over 1 thin and pointed.
+        depth: How far the outline falls back between two petals, as a share of the flower's radius.
+        petal: Colour of the petals.
+        centre: Colour of the disc in the middle.
+        centre_radius: Radius of the disc, as a share of the flower's radius.
+    """
+
+    petals: tuple[int, int]
+    sharpness: float
+    depth: float
     petal: Colour
     centre: Colour
-    centre_radius: float  # as a share of the flower's radius
+    centre_radius: float
 
 
 FAMILIES = {
@@ -39,13 +48,23 @@ STEM = (0.20, 0.45, 0.16)
 
 
 def synthetic_flowers(count: int, size: int = 64, seed: int = 0) -> np.ndarray:
-    """`count` colour pictures, (count, size, size, 3) uint8, RGB. The same seed gives the same pictures, and the
-    first n of a longer series are the series of n."""
+    """Draws colour pictures of flowers.
+
+    The same seed gives the same pictures, and a shorter series is the beginning of a longer one.
+
+    Args:
+        count: How many pictures, at least 1.
+        size: Pixels a side.
+        seed: Of everything that is random in them.
+
+    Returns:
+        (count, size, size, 3) uint8, RGB.
+    """
     return np.stack([_picture(np.random.default_rng([seed, index]), size) for index in range(count)])
 
 
 def _picture(rng: np.random.Generator, size: int) -> np.ndarray:
-    fine = 2 * size  # drawn at twice the size and averaged, which smooths every edge
+    fine = 2 * size  # drawn at twice the size and averaged over 2×2 pixels, which smooths every edge
     y, x = np.mgrid[0:fine, 0:fine].astype(np.float32) / fine
     canvas = _meadow(rng, y, x)
     for _ in range(rng.integers(1, 4)):
@@ -100,7 +119,7 @@ def _blend(start: Colour, end: Colour, share: np.ndarray) -> np.ndarray:
 def _paint(
     canvas: np.ndarray, colour: Colour | np.ndarray, inside: np.ndarray, edge: float, shade: np.ndarray | float = 1.0
 ) -> None:
-    """Paints `colour` times `shade` where `inside`, the distance to the outline, is positive."""
+    """Paints `colour` times `shade` where `inside`, the distance to the outline, is positive; changes `canvas`."""
     cover = (0.5 + 0.5 * inside / edge).clip(0, 1)[..., None]
     paint = np.array(colour, np.float32) * np.broadcast_to(shade, inside.shape)[..., None]
     canvas += cover * (paint - canvas)

@@ -1,2 +1,6 @@
-"""What becomes of checkpoints: recipes trained alike and compared (comparison.py), pages about one (report.py), and
-whether one is scored on pictures that it has seen (provenance.py)."""
+"""How good a checkpoint is.
+
+- comparison.py: recipes trained at the same scale and compared
+- report.py: a page about one model
+- provenance.py: whether a checkpoint is scored on pictures that it was trained on
+"""

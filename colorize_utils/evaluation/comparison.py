@@ -1,8 +1,8 @@
 """The submission's question, which of its models colours best: recipes at the same scale, on one scoreboard.
 
 Each recipe is trained once for each seed, at one scale and on the same pictures, and every run is scored on the same
-test pictures; what is reported is the mean over seeds and how far they lie apart. The submission's three then differ in
-nothing but their idea; `distribution` keeps what it has against learning by heart.
+test pictures; the results are the mean over seeds and the spread. The submission's three recipes then differ in nothing
+but their idea; `distribution` keeps its own means against overfitting, such as augmentation and dropout.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,16 +20,36 @@ from colorize_utils.recipes import Recipe
 
 
 def alike(recipe: Recipe, **scale: Any) -> Recipe:
-    """A recipe at the scale of a comparison: `scale` replaces its fields of that name. The learning rate falls to 0,
-    because a short run ends in the middle of things otherwise, and a critic takes two batches' worth of pictures."""
+    """A recipe at the scale of a comparison.
+
+    Its learning rate falls to 0, because a short run would otherwise end at full steps, before it has settled. A
+    critic's batch is twice the generator's.
+
+    Args:
+        recipe: The recipe.
+        scale: New values, by field.
+
+    Returns:
+        The variant.
+
+    Raises:
+        ValueError: An option would have no effect, or a value is out of its range.
+    """
     changed = replace(recipe, decay=True, **scale)
     return replace(changed, critic_batch_size=2 * changed.batch_size) if recipe.adversary == "critic" else changed
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A line of the comparison: means over `seeds` runs, and the spread, half of what lies between the lowest and the
-    highest of them, by the fields of `Score`. seconds: of training, a run's mean; None for what is not trained."""
+    """A line of the comparison.
+
+    Attributes:
+        name: The recipe and how its predictions are made, or the baseline.
+        seeds: How many runs were scored, one for each seed; 1 for a baseline.
+        means: Field of `Score` → mean over the runs.
+        spreads: Field of `Score` → half of the difference between the highest and the lowest run.
+        seconds: Of training, the mean over the runs; None for a baseline, which is not trained.
+    """
 
     name: str
     seeds: int
@@ -40,14 +60,28 @@ class Compared:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, and the seconds that its training took."""
+    """A training run.
+
+    Attributes:
+        folder: Where it lies.
+        seconds: How long its training took.
+    """
 
     folder: Path
     seconds: float
 
 
 def require_run_of(recipe: Recipe, folder: Path) -> None:
-    """Raises TrainingError where `folder` holds a run of another recipe, be it by its learning rate alone."""
+    """Refuses a folder that holds a run of another recipe, even where only one field differs.
+
+    Args:
+        recipe: The recipe that is to be trained there.
+        folder: The run's folder; one without a run is accepted.
+
+    Raises:
+        TrainingError: The folder holds a run of another recipe.
+        CheckpointError: Its checkpoint cannot be read.
+    """
     if not (folder / "last.safetensors").is_file():
         return
     stored = Recipe.from_dict(load_generator(folder / "last.safetensors").metadata["recipe"])
@@ -66,9 +100,25 @@ def compare(
     device: str | None = None,
     progress: bool = False,
 ) -> list[Compared]:
-    """Scores the best checkpoint of each of a recipe's runs, as it was trained and with luminance kept.
+    """Scores the best checkpoint of every run, and the baselines, on the same pictures.
 
-    runs: of every recipe, by its name. baselines: what else is scored on the same pictures.
+    A recipe that predicts a distribution has a line for each style, any other one line as it was trained and one with
+    luminance kept.
+
+    Args:
+        runs: Of each recipe, by its name.
+        baselines: Predictors that are scored beside them, by name.
+        test: Batches (colour (B, 3, H, W), gray (B, 1, H, W)) in [0, 1]; read once.
+        device: The networks' device, such as "cpu"; None chooses the fastest.
+        progress: Shows a progress bar.
+
+    Returns:
+        The lines, baselines first.
+
+    Raises:
+        CheckpointError: A run has no checkpoint that can be read.
+        DeviceError: This machine does not have the device.
+        ValueError: There are no pictures.
     """
     predictors, seconds = dict(baselines), {}
     groups: dict[str, list[str]] = {name: [name] for name in baselines}
@@ -107,7 +157,7 @@ def _compared(label: str, scores: list[Score], seconds: Mapping[str, float]) -> 
 
 
 def format_comparison(lines: Sequence[Compared]) -> str:
-    """The comparison as a Markdown table; ± is the spread."""
+    """The comparison as a Markdown table; ± is the spread, where there are several runs."""
     columns = [
         ("PSNR dB", "psnr", ".2f"),
         ("SSIM", "ssim", ".3f"),

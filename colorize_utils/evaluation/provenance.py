@@ -1,9 +1,10 @@
-"""Whether a checkpoint is scored on pictures that it has seen: what its record of the split says of those scored.
+"""Whether a checkpoint is scored on pictures that it has seen, by the record of the split that it was trained on.
 
-`train` writes `Splits.record` into a checkpoint's metadata; `load_splits` makes the same record of what is scored.
-Flowers-102 keeps its official test split apart, a folder the pictures of the lowest places (`data.split_place`),
-whatever was added to it since. What is left to notice: pooled validation pictures, drawn flowers of a series of another
-length, folders too small for the rule, and checkpoints that say nothing.
+`train` writes `Splits.record` into a checkpoint's metadata; `load_splits` makes the same record for the pictures that
+are scored. In most cases no test picture can have been trained on: Flowers-102 has its official test split, and of a
+folder the pictures of the lowest places (`data.split_place`) are for testing, whatever was added to it since. The cases
+that remain, and that are found here: pooled validation pictures, synthetic flowers of a series of another length,
+folders too small for the rule, and checkpoints without a record.
 """
 
 import json
@@ -18,9 +19,16 @@ from colorize_utils.data.pairs import FOLDER_RULE, generated_names, generated_pa
 
 
 def read_record(model: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What decided the split that a checkpoint was trained on (`Splits.record`); None where it does not say.
+    """What decided the split that a checkpoint was trained on.
 
-    model: a name in the registry, a link, or a file's path. Raises CheckpointError where the file cannot be had.
+    Args:
+        model: A name in the registry, a link, or a file's path.
+
+    Returns:
+        `Splits.record`; None where the checkpoint has none.
+
+    Raises:
+        CheckpointError: The file cannot be found or downloaded.
     """
     from safetensors import safe_open
 
@@ -37,9 +45,15 @@ def read_record(model: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def remarks(records: Mapping[str, dict[str, Any] | None], splits: Splits, part: str) -> list[str]:
-    """What a reader of the scores should know, a line each; nothing where all is well.
+    """What a reader of the scores should know about the pictures that they were measured on.
 
-    records: of each checkpoint, by its name (`read_record`). splits: whose `part`, "val" or "test", is scored.
+    Args:
+        records: From `read_record`, by the checkpoints' names.
+        splits: The splits from `load_splits` that are scored.
+        part: Which of them is scored, "val" or "test".
+
+    Returns:
+        A line for each remark; empty where there is nothing to say.
     """
     lines = []
     if unknown := [name for name, record in records.items() if record is None]:
@@ -68,9 +82,9 @@ def _same_folder(record: dict[str, Any], scored: dict[str, Any]) -> bool:
 
 
 def _seen(record: dict[str, Any], scored: dict[str, Any], part: str, names: list[str]) -> int:
-    """How many of the pictures were for training, or for validation where that was pooled, by the checkpoint's record.
+    """How many of the pictures named were trained on, or chose the best epoch of a pooled run, by the record.
 
-    A folder's record names the place from which on its pictures were: pictures of that place and above may be known.
+    For a folder, the record has the lowest place of those pictures: pictures at that place or above may be known.
     """
     kind, pool = record.get("source"), record.get("pool", False)
     if scored.get("source") == "folder":

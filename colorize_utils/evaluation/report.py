@@ -1,7 +1,9 @@
-"""What the means of a scoreboard hide: pictures picked by a seed, bad ones, what becomes of each colour, each species.
+"""A page about a model, which shows what the means of a scoreboard hide.
 
-A picture's main colour is the mean CIE a*b* of its middle, half as wide and half as high as the picture: there the
-flower is, in most photographs of one. Its name is that of its hue.
+It has pictures chosen by a seed, failures, what becomes of each main colour, and the scores of each species.
+
+A picture's main colour is the mean CIE a*b* of its middle, half as wide and half as high as the picture: most
+photographs of a flower show it there. The colour's name is that of its hue.
 """
 
 from collections import Counter, defaultdict
@@ -18,23 +20,30 @@ from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Predictor, ciede2000, gray_baseline, lab, psnr
 from colorize_utils.plots import plot_grid, save_figure
 
-PALE = 10.0  # C*ab up to which a main colour is called white or gray
+PALE = 10.0  # C*ab, the chroma in CIE L*a*b*, up to which a main colour is called white or gray
 HUES = {"pink": 20, "red": 50, "orange": 72, "yellow": 105, "green": 190, "blue": 295, "purple": 345}
-"""The hue angle in CIE a*b*, in degrees, at which each name ends; what is left, up to 360, is pink again."""
+"""The hue angle in CIE a*b*, in degrees, at which each name ends; from the last one up to 360 it is pink again."""
 NAMES = (*HUES, "white or gray")
 WORST = 0.05  # share of the pictures that count as failures
-SHOWN = 8
+SHOWN = 8  # pictures in a grid
 
 
 def main_colour(colour: Tensor) -> Tensor:
-    """Mean a* and b* of the middle of pictures (B, 3, H, W), RGB in [0, 1]: (B, 2)."""
+    """Mean a* and b* of the middle of pictures.
+
+    Args:
+        colour: (B, 3, H, W), RGB in [0, 1].
+
+    Returns:
+        (B, 2).
+    """
     height, width = colour.shape[-2:]
     middle = colour[..., height // 4 : height - height // 4, width // 4 : width - width // 4]
     return lab(middle)[:, 1:].mean(dim=(2, 3))
 
 
 def colour_name(a: float, b: float) -> str:
-    """What people call a colour of this a* and b*: one of `NAMES`."""
+    """The name, one of `NAMES`, of a colour with this CIE a* and b*."""
     if np.hypot(a, b) <= PALE:
         return NAMES[-1]
     hue = np.degrees(np.arctan2(b, a)) % 360
@@ -43,7 +52,15 @@ def colour_name(a: float, b: float) -> str:
 
 @dataclass(frozen=True)
 class PictureScores:
-    """One picture: its scores, the gray picture's PSNR, and the (a*, b*) of its main colour, original and painted."""
+    """The scores of one picture.
+
+    Attributes:
+        psnr: Of the prediction, in dB.
+        gray_psnr: Of the gray picture, in dB: the baseline.
+        ciede2000: Colour difference ΔE₀₀ of the prediction.
+        original: (a*, b*) of the original's main colour.
+        painted: (a*, b*) of the prediction's main colour.
+    """
 
     psnr: float
     gray_psnr: float
@@ -54,11 +71,20 @@ class PictureScores:
 
 @torch.no_grad()
 def score_pictures(predict: Predictor, dataset: PairDataset, progress: bool = False) -> list[PictureScores]:
-    """Every picture of a data set for itself."""
+    """Scores every picture of a data set on its own.
+
+    Args:
+        predict: Gray (B, 1, H, W) in [0, 1] → colour (B, 3, H, W), clamped to [0, 1].
+        dataset: The pairs.
+        progress: Shows a progress bar.
+
+    Returns:
+        The scores, in the order of the data set.
+    """
     from tqdm.auto import tqdm
 
     scored = []
-    for real, gray in tqdm(make_loader(dataset, 64), desc="judging", unit="batch", disable=not progress):
+    for real, gray in tqdm(make_loader(dataset, 64), desc="scoring", unit="batch", disable=not progress):
         fake = predict(gray).clamp(0, 1)
         rows = [psnr(fake, real), psnr(gray_baseline(gray), real), ciede2000(fake, real)]
         numbers = torch.stack(rows, dim=1).tolist()
@@ -69,18 +95,34 @@ def score_pictures(predict: Predictor, dataset: PairDataset, progress: bool = Fa
 
 
 def failures(scored: Sequence[PictureScores]) -> list[int]:
-    """The places of the `WORST` by CIEDE2000, the worst first; at least `SHOWN` where there are so many."""
+    """The pictures with the highest CIEDE2000.
+
+    Args:
+        scored: The scores of a data set's pictures.
+
+    Returns:
+        The pictures' indices, the worst first: a share of `WORST`, but at least `SHOWN` where there are so many.
+    """
     places = sorted(range(len(scored)), key=lambda place: -scored[place].ciede2000)
     return places[: max(SHOWN, round(WORST * len(scored)))]
 
 
 def pick(places: Sequence[int], count: int, seed: int = 0) -> list[int]:
-    """`count` of the places that a seed chooses (all where there are fewer), in order."""
+    """Chooses pictures at random.
+
+    Args:
+        places: Indices of pictures.
+        count: How many to choose; all where there are fewer.
+        seed: Chooses them.
+
+    Returns:
+        The chosen indices, ascending.
+    """
     return sorted(np.random.default_rng(seed).permutation(places)[:count].tolist())
 
 
 def colours_table(scored: Sequence[PictureScores]) -> str:
-    """What pictures of each main colour are painted, in percent, as a Markdown table."""
+    """Which main colours the predictions have, in percent, for each main colour of the originals: a Markdown table."""
     painted: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for picture in scored:
         painted[colour_name(*picture.original)][colour_name(*picture.painted)] += 1
@@ -93,9 +135,20 @@ def colours_table(scored: Sequence[PictureScores]) -> str:
 
 
 def species_table(scored: Sequence[PictureScores], species: Sequence[str]) -> str:
-    """Scores of each species, those nearest to the originals first, as a Markdown table.
+    """Scores of each species as a Markdown table, the species with the lowest CIEDE2000 first.
 
-    colour: the name that most of its pictures have, original → painted; share: of its pictures with the right name.
+    Its column "colour" has the name of most pictures' main colour, original → painted; "of the right name" is the share
+    of pictures whose main colour has the original's name.
+
+    Args:
+        scored: The scores of a data set's pictures.
+        species: The species of each picture.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: There are not as many species as scores.
     """
     groups = defaultdict(list)
     for picture, name in zip(scored, species, strict=True):
@@ -124,11 +177,23 @@ def write_report(
     progress: bool = False,
     notes: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes a page about a model into `folder`, and returns its files.
+    """Writes a page about a model.
 
-    grid.png: pictures picked by the seed; failures.png: picked by it from the `WORST` by CIEDE2000; report.md: what
-    becomes of each colour and of each species. predictors: the model's styles by name; the first one is judged.
-    species: of a picture's name, None where it is not known. notes: what a reader should know of the scores.
+    grid.png has pictures chosen by the seed; failures.png pictures that the seed chooses from the `WORST` by CIEDE2000;
+    report.md shows both, what becomes of each main colour, and, where every picture's species is known, each species.
+
+    Args:
+        folder: Where to; it is made where it is missing.
+        title: Of the page.
+        dataset: The pairs.
+        predictors: The model's styles by name, gray (B, 1, H, W) → colour (B, 3, H, W); the first one is scored.
+        species: A picture's name → its species, None where that is not known.
+        seed: Chooses the pictures.
+        progress: Shows a progress bar.
+        notes: What a reader should know about the scores, such as `provenance.remarks`.
+
+    Returns:
+        The files.
     """
     style = next(iter(predictors))
     scored = score_pictures(predictors[style], dataset, progress)
@@ -160,7 +225,7 @@ def write_report(
 
 
 def _in_common(failures: Sequence[PictureScores], scored: Sequence[PictureScores]) -> str:
-    """Which main colours are more frequent among the failures than among all, and how strong their colours are."""
+    """How frequent each main colour is among the failures and among all pictures, and how strong the colours are."""
     lines = ["| original's main colour | of the failures | of all |", "|---|---|---|"]
     counts = [Counter(colour_name(*picture.original) for picture in group) for group in (failures, scored)]
     for name, _ in counts[0].most_common():
