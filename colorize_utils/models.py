@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from colorize_utils import palette
-from colorize_utils.architectures import ARCHITECTURES
 from colorize_utils.colour import with_chroma, with_luminance
+from colorize_utils.generator_registry import ARCHITECTURES
 
 BASE_CHANNELS = 64  # of the first layer at width 1.0; every other layer is a multiple of it
 POOLINGS = 5  # halvings between a generator's input and its bottleneck: H and W must be multiples of 2**5

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from colorize_utils.architectures import ARCHITECTURES
+from colorize_utils.generator_registry import ARCHITECTURES
 
 # What a generator may be trained against, with the options of a recipe that have an effect only with some of these.
 ADVERSARIES = {

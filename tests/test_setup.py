@@ -41,7 +41,7 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 # Who may import whom: a floor those below it only, and a room what stands before it on its own floor. Not named are a
 # package's __init__, which hands on the names of its rooms, and the package's own, which imports lazily.
 FLOORS = [
-    "errors files runs architectures recipes palette colour",
+    "errors files runs generator_registry recipes palette colour",
     "models losses devices metrics",
     "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.pairs",
     "checkpoints.state checkpoints.hub plots",

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import nn
 
 from colorize_utils import models
-from colorize_utils.architectures import ARCHITECTURES, Architecture
 from colorize_utils.checkpoints import identify, load_generator
 from colorize_utils.cli import main
+from colorize_utils.generator_registry import ARCHITECTURES, Architecture
 from colorize_utils.inference import STYLES, Colorizer
 from colorize_utils.palette import COLOURS
 from colorize_utils.recipes import RECIPES, Recipe
