@@ -110,7 +110,9 @@ class Recipe:
             if getattr(self, option) != getattr(Recipe, option):  # the default
                 raise self._without_effect(option)
         if not self.keep_luminance and ARCHITECTURES[self.generator].distribution:
-            raise ValueError(f"recipe {self.name}: a distribution over chroma cannot but keep_luminance")
+            raise ValueError(
+                f"recipe {self.name}: a distribution over chroma has no luminance of its own: keep_luminance must be True"
+            )
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
         if self.batch_size == 1 and self.size == 32:
