@@ -199,7 +199,7 @@ class Trainer:
             rng: A CPU generator for the step's random choices.
 
         Returns:
-            The losses, (5,), detached, in the order of `STEP_LOSSES`; 0 for those of an adversary that there is not.
+            The losses, (5,), detached, in the order of `STEP_LOSSES`; the adversary's are 0 where the recipe has none.
         """
         recipe = self.recipe
         fake, logits = self.generate(gray)  # (B, 3, H, W), for both networks: the generator's own step comes last
