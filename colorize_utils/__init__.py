@@ -1,7 +1,8 @@
 """GAN colorization: gray pictures in, colour pictures out.
 
-The three names that most users need are here: `Colorizer` colorizes, `train` trains, `load_splits` loads the pictures
-to learn from. They are imported when they are first used, so that importing the package loads nothing, not even torch.
+The three names that most users need are here: `Colorizer` colorizes, `train` trains a generator, `load_splits` loads
+the pictures to train on. They are imported when they are first used, so that importing the package loads nothing else,
+not even torch.
 """
 
 from importlib import import_module

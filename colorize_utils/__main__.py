@@ -1,4 +1,4 @@
-"""`python -m colorize_utils`: see cli/."""
+"""`python -m colorize_utils` is the command `colorize`; its subcommands are in cli/."""
 
 import sys
 

@@ -19,7 +19,14 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, else CUDA, else Apple's MPS, else the CPU.
 
-    Raises DeviceError where the one asked for is not there.
+    Args:
+        device: The device asked for, by name or as an object; None chooses the fastest kind that is there.
+
+    Returns:
+        A device that exists on this machine.
+
+    Raises:
+        DeviceError: The device asked for does not exist here.
     """
     if device is not None:
         try:
@@ -35,7 +42,14 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def choose_precision(device: torch.device) -> str:
-    """bf16 from compute capability 8, fp16 below, fp32 where there is no CUDA."""
+    """The precision that is fast and safe on a device: bf16 from compute capability 8, fp16 below, fp32 without CUDA.
+
+    Args:
+        device: Where the networks are.
+
+    Returns:
+        "fp32", "bf16" or "fp16".
+    """
     if device.type != "cuda":
         return "fp32"
     major, _ = torch.cuda.get_device_capability(device)
@@ -43,7 +57,14 @@ def choose_precision(device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device or of the machine did not suffice."""
+    """Whether an error says that a device or the machine ran out of memory.
+
+    Args:
+        error: Any exception. PyTorch has a type of its own for CUDA alone; on MPS and on the CPU its message tells.
+
+    Returns:
+        True for an error of memory, False for any other.
+    """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(phrase in str(error).lower() for phrase in ("out of memory", "can't allocate"))  # MPS, CPU
@@ -51,31 +72,55 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Has the C library keep the memory that tensors free for the tensors to come; False where it cannot be told.
+    """Makes the C library keep the memory that tensors free, and reuse it for the tensors to come.
 
-    glibc returns large blocks to the kernel at once and has it hand out zeroed pages for the next ones: with that, a
-    GAN step at 128×128 took 1.6 times as long, and a U-Net's prediction at 256×256 1.2 times (two cores, width 1). It
-    holds for the whole process from then on, which therefore keeps what it has needed at its peak.
+    By default, glibc returns a large block to the kernel as soon as it is freed, and the kernel hands out zeroed pages
+    for the next one: that made a GAN step at 128×128 take 1.6 times as long, and a U-Net's prediction at 256×256 1.2
+    times (two cores, width 1). The setting holds for the whole process from then on, which therefore keeps as much
+    memory as it has needed at its peak.
+
+    Returns:
+        Whether the setting was made; False where the C library is not glibc, or refuses it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    # One store for all threads: of their own they would each keep the memory of the largest picture that they had.
+    # One arena for all threads: with arenas of their own, each would keep the memory of its largest picture.
     return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1) and mallopt(m_arena_max, 1))
 
 
 def has_room_for(count: int, device: torch.device) -> bool:
-    """Whether `count` bytes are less than a quarter of what a CUDA device has free; False elsewhere."""
+    """Whether data may be kept on a device: it takes less than a quarter of the free memory of a CUDA device.
+
+    Args:
+        count: The size of the data in bytes.
+        device: Where the data would be kept.
+
+    Returns:
+        True where there is room; always False on a device other than CUDA.
+    """
     return device.type == "cuda" and count < torch.cuda.mem_get_info(device)[0] / 4
 
 
 class Precision:
-    """Mixed precision behind two names: `autocast()` around the forward passes, `step` in place of backward and step.
+    """Mixed precision: `autocast` around the forward passes, `backward` and `step` in place of PyTorch's own.
 
-    fp16 needs its loss scaled up, lest small gradients vanish; where scaling overflows, that one step is left out and
-    the scale lowered, which is part of the method and no divergence. Each optimizer has a scaler of its own, because
-    their losses differ in size.
+    In fp16 a loss must be scaled up, because small gradients would underflow to zero. Where the scaled gradients
+    overflow, that one step is skipped and the scale is lowered: this is part of the method, not a divergence. Each
+    optimizer has a gradient scaler of its own, under a name, because their losses differ in size. In fp32 and bf16 all
+    methods work, and nothing is scaled.
+
+    Args:
+        device: Where the networks are.
+        precision: One of `PRECISIONS`; "auto" takes `choose_precision`.
+
+    Attributes:
+        device: As given.
+        name: The precision in use: "fp32", "bf16" or "fp16".
+
+    Raises:
+        ValueError: `precision` is none of `PRECISIONS`.
     """
 
     def __init__(self, device: torch.device, precision: str = "auto"):
@@ -86,34 +131,63 @@ class Precision:
         self._scalers: dict[str, torch.amp.GradScaler] = {}
 
     def autocast(self) -> AbstractContextManager[object]:
+        """A block in which forward passes and losses are computed in this precision."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def scaler(self, name: str) -> torch.amp.GradScaler:
+        """The gradient scaler of the optimizer called `name`, made at its first use; it is off except in fp16."""
         if name not in self._scalers:
             self._scalers[name] = torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
         return self._scalers[name]
 
     def backward(self, loss: Tensor, name: str) -> None:
+        """Adds a loss's gradients, scaled where that is needed, to those that the parameters have.
+
+        Args:
+            loss: A scalar, differentiable in the network's weights.
+            name: The optimizer that will make the step with these gradients.
+        """
         self.scaler(name).scale(loss).backward()
 
     def step(self, optimizer: Optimizer, name: str) -> None:
+        """One step with the gradients that `backward` gathered, which are cleared; skipped where they overflowed.
+
+        Args:
+            optimizer: What makes the step.
+            name: Its name, as given to `backward`.
+        """
         scaler = self.scaler(name)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
+        """The state of each gradient scaler by its optimizer's name."""
         return {name: scaler.state_dict() for name, scaler in self._scalers.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
+        """Puts the gradient scalers where `state_dict` found them.
+
+        Args:
+            state: What `state_dict` gave.
+        """
         for name, scaler_state in state.items():
             if scaler_state:  # empty where scaling is off
                 self.scaler(name).load_state_dict(scaler_state)
 
 
 class frozen:
-    """Within the block a network passes gradients on but gathers none of its own, which spares half of its backward."""
+    """A block in which a network passes gradients on to its input but computes none for its own weights.
+
+    That spares half of the network's backward pass.
+
+    Args:
+        network: What is frozen; None freezes nothing.
+
+    Attributes:
+        parameters: What is switched off, and switched on again at the block's end: the trainable parameters.
+    """
 
     def __init__(self, network: nn.Module | None):
         parameters = () if network is None else network.parameters()

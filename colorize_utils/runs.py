@@ -1,6 +1,6 @@
-"""What a run needs of the place it runs in: interrupts that wait for a step's end, and a folder on a mounted Drive.
+"""What a run needs from the machine it runs on: interrupts that wait for the end of a step, and a Drive's folder.
 
-Neither knows what is trained; training.py uses both.
+Neither depends on what is trained; training.py uses both.
 """
 
 import hashlib
@@ -16,18 +16,21 @@ from typing import Any, Self
 from colorize_utils.files import atomic_write, cache_folder
 
 DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
-# A Drive keeps every file that is replaced in its trash, which counts. A full-size GAN's state and two checkpoints are
-# 1.2 GB together: every five minutes that made 11 GB an hour, at this rate they are copied every 40 minutes. A live
-# figure's snapshots, written by the epoch, come on top: at most 0.2 GB an hour.
+# A Drive keeps every replaced file in its trash, which counts towards the Drive's quota. A full-size GAN's state and
+# two checkpoints are 1.2 GB together: copied every five minutes they made 11 GB an hour; at this rate they are copied
+# every 40 minutes. The live figure's snapshots, written after each epoch, add at most 0.2 GB an hour.
 DRIVE_BYTES_AN_HOUR = 1.8e9
 
 
 class Interruption:
-    """Within the block, SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM set `requested` instead of striking.
+    """A block in which SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM set `requested` and do nothing else.
 
-    The first of them puts the previous handlers back, so that a second one acts at once; so does the end of the block.
-    Nothing is set outside the main thread, which alone may, nor over a signal that is ignored (`nohup`) or handled by
-    code other than Python's.
+    The first signal puts the previous handlers back, so that a second one acts at once; so does the end of the block.
+    No handler is set outside the main thread, where Python does not allow it, nor for a signal that is ignored
+    (`nohup`) or handled by code other than Python's.
+
+    Attributes:
+        requested: Whether one of the signals has arrived.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -57,27 +60,48 @@ class Interruption:
 
 
 def lies_on_drive(folder: Path) -> bool:
-    """Whether a folder lies on a Google Drive that Colab has mounted."""
+    """Whether a folder lies on a Google Drive that Colab has mounted.
+
+    Args:
+        folder: It need not exist; links in its path are followed.
+
+    Returns:
+        True where it lies under `DRIVE`.
+    """
     return folder.resolve().is_relative_to(DRIVE)
 
 
 class DriveFolder:
-    """A run's folder on a Drive, and its twin on the local disk: the run lives in the twin, whose files are copied to
-    the Drive no faster than `DRIVE_BYTES_AN_HOUR`.
+    """A run's folder on a Drive, and its twin on the local disk.
 
-    folder: on the Drive. names: the run's files. state: the one of them that a run goes on from; it is the first that
-    ever arrives on the Drive and afterwards the last of each copy, so that what lies there can always be gone on from
-    and is never newer than the files beside it.
+    The run lives in the twin, whose files are copied to the Drive no faster than `DRIVE_BYTES_AN_HOUR`. The state is
+    the first file of the first copy, and the last file of every later one: so the run can always be resumed from the
+    Drive, and the state there is never newer than the files beside it.
+
+    Args:
+        folder: The folder on the Drive.
+        names: The names of the run's files.
+        state: The one among them that a run is resumed from.
+
+    Attributes:
+        folder, names, state: As given.
+        local: The twin, a folder in the cache.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], state: str):
         self.folder, self.names, self.state = folder, names, state
         self.local = cache_folder() / "runs" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        self._stamps: dict[str, tuple[int, int]] = {}  # of the local files that the Drive has
-        self._free_at = time.monotonic()  # when what was copied has been paid for
+        self._stamps: dict[str, tuple[int, int]] = {}  # size and date of each local file as it was last copied
+        self._free_at = time.monotonic()  # when the rate allows the next copy
 
     def open(self) -> None:
-        """Makes the twin what the Drive has, unless it is what this machine went on with from there."""
+        """Makes the twin equal to the folder on the Drive, unless the twin is that same run, perhaps further on.
+
+        It is the same run where the Drive's state is the one that this machine last copied there or back.
+
+        Raises:
+            OSError: A file cannot be read or written.
+        """
         on_drive = self.folder / self.state
         if on_drive.is_file() and (self.local / self.state).is_file() and self._origin() == _fingerprint(on_drive):
             return
@@ -91,9 +115,16 @@ class DriveFolder:
             self._note_origin()
 
     def copy(self, at_once: bool = False) -> bool:
-        """Copies what has changed to the Drive, if its rate allows it, `at_once` is set, or there is no state yet.
+        """Copies what has changed to the Drive, if the rate allows it or the Drive has no state yet.
 
-        Returns whether the Drive now has all that the twin has. Raises OSError.
+        Args:
+            at_once: Whether to copy whatever the rate says.
+
+        Returns:
+            Whether the Drive now has all that the twin has.
+
+        Raises:
+            OSError: A file cannot be read or written.
         """
         first = not (self.folder / self.state).is_file()
         changed = [name for name in self.names if (self.local / name).is_file() and self._is_news(name)]
@@ -126,7 +157,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _fingerprint(path: Path) -> str:
-    """Of a file that torch.save wrote: its last bytes hold a checksum of each tensor in it. A Drive's dates wander."""
+    """Size and a hash of the last MiB of a file that torch.save wrote, which holds a checksum of each of its tensors.
+
+    A file's date would not do: dates on a Drive change by themselves.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - 2**20))

@@ -2,14 +2,14 @@
 
 A run lives in a folder, which may be on a mounted Drive:
 
-    state.pt           everything needed to go on: networks, optimizers, epoch, step, curves, random state
+    state.pt           everything needed to resume: networks, optimizers, epoch, step, curves
     best.safetensors   the generator of the epoch with the lowest validation loss
     last.safetensors   the generator of the latest save
     history.json       the curves
 
-There is never a best without a state to go on from. Every random choice follows from (seed, epoch, step), so that a run
-that was killed and resumed ends in the same weights as one that never stopped: to the bit on a CPU, with the same
-number of threads, since the order of sums depends on it.
+No best checkpoint exists without a state to resume from. Every random choice follows from (seed, epoch, step), so that
+a run that was killed and resumed ends in the same weights as one that never stopped: to the bit on a CPU with the same
+number of threads, on which the order of sums depends.
 """
 
 import copy
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,27 +54,41 @@ from colorize_utils.runs import DriveFolder, Interruption, lies_on_drive
 STEP_LOSSES = ("discriminator_loss", "generator_loss", "reconstruction_loss", "adversarial_loss", "mse")
 CURVES = (*STEP_LOSSES, "validation_loss", "psnr", "ssim", "mae", "seconds")
 ADVERSARY_CURVES = ("discriminator_loss", "adversarial_loss")  # empty where a recipe has no adversary
-CHECK_EVERY = 20  # steps between two looks at whether the losses are finite: each look waits for a GPU
+CHECK_EVERY = 20  # steps between two checks that the losses are finite: each check has to wait for the GPU
 
 _RENAMED = {"average": "ema"}  # in states that earlier versions wrote
 
 History = dict[str, list[float]]
-"""One list a curve, one number an epoch: the names in `CURVES`. For a critic, `discriminator_loss` is its loss with
-the penalty, and `adversarial_loss` −mean D(fake)."""
+"""The curves by the names in `CURVES`, each with one number an epoch. For a critic, `discriminator_loss` is its loss
+including the penalty, and `adversarial_loss` is −mean D(fake)."""
 
 
 class MovingAverage:
-    """A copy of a network, `module`, whose weights and buffers are averages: d · average + (1 − d) · latest.
+    """The exponential moving average (EMA) of a network's weights and buffers: d · average + (1 − d) · latest.
 
-    d is at most `decay` and begins low, lest the first steps' weights stay. As `torch.optim.swa_utils.AveragedModel`,
-    whose states it reads and writes; but that keeps the number of updates in a tensor, which has to travel between
-    device and host at each of them.
+    The decay d starts low and grows to `decay`, so that the weights of the first steps are soon forgotten. It does what
+    `torch.optim.swa_utils.AveragedModel` does, and reads and writes the same states; but that class keeps the number of
+    updates in a tensor, which has to travel between device and host at each of them.
+
+    Args:
+        network: What is averaged; it is copied.
+        decay: The largest d, in [0, 1).
+
+    Attributes:
+        module: A copy of the network that holds the averages.
+        decay: As given.
+        updates: How often `update` was called.
     """
 
     def __init__(self, network: nn.Module, decay: float):
         self.module, self.decay, self.updates = copy.deepcopy(network), decay, 0
 
     def update(self, network: nn.Module) -> None:
+        """Takes a network's weights and buffers into the average; the first update copies them.
+
+        Args:
+            network: The one that is averaged, after an optimizer's step.
+        """
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
         kept, latest = self.module.state_dict(), network.state_dict()
         for floating in (True, False):  # batch norms also count their batches, in whole numbers
@@ -84,17 +98,45 @@ class MovingAverage:
         self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The averages and the number of updates, under the keys of `AveragedModel`."""
         weights = {f"module.{key}": value for key, value in self.module.state_dict().items()}
         return {"n_averaged": torch.tensor(self.updates), **weights}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores an average.
+
+        Args:
+            state: What `state_dict` gave.
+        """
         self.updates = int(state["n_averaged"])
         weights = {key: value for key, value in state.items() if key != "n_averaged"}
         self.module.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
 
 
 class Trainer:
-    """The networks, optimizers and position of a run. `step` is one turn of the algorithm, `run_epoch` one epoch."""
+    """The networks, optimizers and position of a run; `step` is one step of the algorithm, `run_epoch` one epoch.
+
+    Args:
+        recipe: What is trained, and how.
+        splits: The pictures, of the recipe's size.
+        device: Where the networks are.
+        precision: One of `devices.PRECISIONS`.
+        seed: What every random choice follows from, with epoch and step.
+        compiled: Whether both networks are compiled at their first step.
+
+    Attributes:
+        generator, discriminator: The networks; the second may be a critic, or None.
+        predictor: The generator as a network from gray to colour, which keeps luminance if the recipe says so.
+        kept_predictor: The same with the weights that are kept (`kept`).
+        micro_batch: How many pictures the discriminator or critic takes at a time.
+        history: The curves so far.
+        epoch: How many epochs are complete.
+        step_losses: The losses of each step of the current epoch, (5,) each, in the order of `STEP_LOSSES`.
+        epoch_seconds: How long the current epoch has taken.
+
+    Raises:
+        ValueError: `precision` is none of `devices.PRECISIONS`.
+    """
 
     def __init__(
         self,
@@ -127,31 +169,41 @@ class Trainer:
                 network.compile()
         self.ema = MovingAverage(self.generator, recipe.ema_decay) if recipe.ema_decay else None
         self.kept_predictor = predictor(self.kept, recipe.keep_luminance)
-        # Pictures that a critic takes at a time: a batch of the original's networks at their size, more of smaller
-        # ones, where 64 at once made a step 24 to 60 % shorter than 8 by 8 (64×64 and 32×32, two CPU cores).
+        # At full width and 256×256, a critic's micro-batch is as large as a batch. Smaller networks and pictures leave
+        # room for more: 64 at once made a step 24 to 60 % shorter than 8 at a time (64×64 and 32×32, two CPU cores).
         micro_batch = recipe.batch_size * (256 / recipe.size) ** 2 / recipe.width
         self.micro_batch = max(recipe.batch_size, int(micro_batch))
-        adam = {"lr": recipe.learning_rate, "betas": recipe.betas, "fused": device.type in ("cpu", "cuda")}
+        adam: dict[str, Any] = {
+            "lr": recipe.learning_rate,
+            "betas": recipe.betas,
+            "fused": device.type in ("cpu", "cuda"),
+        }
         self.optimizer_g = Adam(self.generator.parameters(), **adam)
         self.optimizer_d = None if self.discriminator is None else Adam(self.discriminator.parameters(), **adam)
         self.optimizers = [self.optimizer_g] if self.optimizer_d is None else [self.optimizer_g, self.optimizer_d]
 
         self.pictures = _digest(splits)
         self.history: History = {curve: [] for curve in CURVES}
-        self.epoch = 0  # epochs that are complete
-        self.step_losses: list[Tensor] = []  # of the epoch under way, each (5,), in the order of STEP_LOSSES
+        self.epoch = 0
+        self.step_losses: list[Tensor] = []
         self.epoch_seconds = 0.0
 
     # ------------------------------------------------------------ the algorithm
 
     def step(self, real: Tensor, gray: Tensor, rng: torch.Generator) -> Tensor:
-        """One turn: discriminator (or critic) first, then generator. Returns the five `STEP_LOSSES`, detached.
+        """One step of the algorithm: first the discriminator (or critic) learns, then the generator.
 
-        real (B, 3, H, W) and gray (B, 1, H, W) in [0, 1], on the trainer's device.
+        Args:
+            real: (B, 3, H, W), RGB in [0, 1], on the trainer's device.
+            gray: (B, 1, H, W) in [0, 1], the same pictures in gray.
+            rng: A CPU generator for the step's random choices.
+
+        Returns:
+            The losses, (5,), detached, in the order of `STEP_LOSSES`; the adversary's are 0 where the recipe has none.
         """
         recipe = self.recipe
-        fake, logits = self.generate(gray)  # (B, 3, H, W); the generator does not change until its own step
-        d_loss = adversarial = torch.zeros((), device=self.device)  # of a recipe without an adversary
+        fake, logits = self.generate(gray)  # (B, 3, H, W), for both networks: the generator's own step comes last
+        d_loss = adversarial = torch.zeros((), device=self.device)  # they stay 0 in a recipe without an adversary
         for real_batch, fake_batch in self.adversary_batches(real, fake, rng):
             d_loss = self.update_discriminator(real_batch, fake_batch, rng)
 
@@ -171,7 +223,15 @@ class Trainer:
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
 
     def generate(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Generated pictures (B, 3, H, W), and the generator's distribution over colours where it predicts one."""
+        """Colour pictures from the generator, in the trainer's precision.
+
+        Args:
+            gray: (B, 1, H, W) in [0, 1].
+
+        Returns:
+            Generated pictures (B, 3, H, W), RGB in about [0, 1], float32; and the logits of the distribution over
+            colours, (B, palette.COLOURS, H/2, W/2), or None where the generator predicts no distribution.
+        """
         with self.precision.autocast():
             if not isinstance(self.predictor, MeanColour):
                 return self.predictor(gray).float(), None
@@ -179,18 +239,36 @@ class Trainer:
             return self.predictor.colour(gray, logits), logits
 
     def training_batch(self, indices: Sequence[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Training pictures for either network, real (B, 3, H, W) and gray (B, 1, H, W), on the trainer's device:
-        mirrored and augmented where the recipe says so."""
+        """Training pictures for either network, mirrored and augmented where the recipe says so.
+
+        Args:
+            indices: The pictures' places in the training split.
+            rng: A CPU generator for mirroring and augmentation.
+
+        Returns:
+            real (B, 3, H, W), RGB, and gray (B, 1, H, W), in [0, 1], on the trainer's device.
+        """
         real, gray = self.splits.train[indices]
         if self.recipe.flip:
             real, gray = flip_some(real, gray, rng)
-        if self.recipe.augment:  # where the pictures are: not every device can do it
+        if self.recipe.augment:  # before they go to the device: not every device can augment
             real, gray = augmented(real, rng)
         return real.to(self.device), gray.to(self.device)
 
     def adversary_batches(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the adversary learns from in one turn: a discriminator from the generator's own batch; a critic
-        `n_critic` times from random pictures of its own, `critic_batch_size` of them."""
+        """The batches that the adversary learns from in one step of the algorithm.
+
+        For a discriminator that is the generator's own batch; for a critic, `n_critic` batches of `critic_batch_size`
+        random pictures; without an adversary, nothing.
+
+        Args:
+            real: (B, 3, H, W), the generator's batch.
+            fake: (B, 3, H, W), what the generator made of it.
+            rng: A CPU generator that a critic's pictures are drawn with.
+
+        Yields:
+            Real and generated pictures, (N, 3, H, W) each, without a gradient to the generator.
+        """
         if self.recipe.adversary == "discriminator":
             yield real, fake.detach()
         if self.recipe.adversary != "critic":
@@ -203,18 +281,28 @@ class Trainer:
             yield critic_real, critic_fake
 
     def update_discriminator(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
-        """One Adam step of the discriminator or critic on real and generated pictures, (B, 3, H, W) each.
+        """One Adam step of the discriminator or critic.
 
-        A critic's 64 pictures are taken `micro_batch` at a time and their gradients added up: it treats each picture on
-        its own, so that this is the same step in a fraction of the memory. A discriminator's batch is one micro-batch.
+        A critic's 64 pictures are taken `micro_batch` at a time and their gradients added up: a critic scores each
+        picture on its own, so that this is the same step in a fraction of the memory. A discriminator's batch is one
+        micro-batch.
+
+        Args:
+            real: (B, 3, H, W), RGB in [0, 1], on the trainer's device.
+            fake: Generated pictures, the same shape, without a gradient to the generator.
+            rng: A CPU generator for the gradient penalty.
+
+        Returns:
+            The loss, a critic's with its penalty: a scalar, detached.
         """
+        assert self.discriminator is not None and self.optimizer_d is not None  # else there is no batch to learn from
         total = torch.zeros((), device=self.device)
         for real_micro, fake_micro in zip(real.split(self.micro_batch), fake.split(self.micro_batch), strict=True):
             with self.precision.autocast():
                 real_scores, fake_scores = self.discriminator(real_micro), self.discriminator(fake_micro)
                 loss = self.discriminator_loss(real_scores.float(), fake_scores.float())
                 if self.recipe.adversary == "critic":
-                    # By `forward`, which is never the compiled one: that has no second derivatives.
+                    # `forward` is never compiled: a compiled network has no second derivatives.
                     penalty = losses.gradient_penalty(self.discriminator.forward, real_micro, fake_micro, rng)
                     loss = loss + self.recipe.lambda_gp * penalty
             loss = loss * (len(real_micro) / len(real))
@@ -226,7 +314,15 @@ class Trainer:
     # ------------------------------------------------------------ an epoch
 
     def run_epoch(self, progress: bool, after_step: Callable[[], None]) -> None:
-        """The rest of the current epoch's steps, then validation and one more number on every curve."""
+        """The remaining steps of the current epoch, then validation and one more number on every curve.
+
+        Args:
+            progress: Whether to show a progress bar.
+            after_step: Called after each step.
+
+        Raises:
+            Diverged: A loss or a weight became NaN or infinite.
+        """
         batches = EpochBatches(len(self.splits.train), self.recipe.batch_size, self.seed)
         batches.set_position(self.epoch, done=len(self.step_losses))
         label = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
@@ -269,14 +365,18 @@ class Trainer:
         self.step_losses, self.epoch_seconds = [], 0.0
 
     def require_finite(self) -> None:
-        """Raises Diverged, with the first step whose losses are not finite, and their names."""
+        """Checks the losses of the current epoch and the weights of the networks.
+
+        Raises:
+            Diverged: Some are NaN or infinite; the message names the first step and its losses, or the network.
+        """
         if not self.step_losses:
             return
         rows = torch.stack(self.step_losses)
         checks = [rows.isfinite().all()]
         for network in self.networks.values():
             checks += [weights.isfinite().all() for weights in network.parameters()]
-        if torch.stack(checks).all():  # one answer is fetched from the device, not one a parameter
+        if torch.stack(checks).all():  # one transfer from the device, not one for each parameter
             return
         rows = rows.cpu()
         bad = (~rows.isfinite()).nonzero()
@@ -294,7 +394,7 @@ class Trainer:
     # ------------------------------------------------------------ state
 
     def _parts(self) -> dict[str, nn.Module | MovingAverage | Adam]:
-        """What has a state of its own, under the names that it has in a saved one."""
+        """Networks, optimizers and moving average, each under its key in a saved state."""
         parts = {
             **self.networks,
             "ema": self.ema,
@@ -305,11 +405,11 @@ class Trainer:
 
     @property
     def kept(self) -> nn.Module:
-        """The generator whose weights are validated and kept: the moving average, where there is one."""
+        """The generator that is validated and saved as a checkpoint: the moving average, where there is one."""
         return self.generator if self.ema is None else self.ema.module
 
-    def state_dict(self) -> dict:
-        """Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` can read it back."""
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to resume, in types that `torch.load` reads under `weights_only=True`."""
         return {
             "recipe": self.recipe.as_dict(),
             "seed": self.seed,
@@ -323,7 +423,14 @@ class Trainer:
             "machine": {"threads": torch.get_num_threads(), "precision": self.precision.name},
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the trainer where a saved one was.
+
+        Warns where the run was saved with another number of threads on a CPU.
+
+        Args:
+            state: What `state_dict` gave, now or in an earlier version.
+        """
         state = {_RENAMED.get(name, name): value for name, value in state.items()}
         self.epoch = state["epoch"]
         self.step_losses = [row.to(self.device) for row in state["step_losses"]]
@@ -356,7 +463,7 @@ class Diverged(TrainingError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop has saved everything; its message says where, and how to go on."""
+    """A run was asked to stop and has saved everything; the message says where, and how to resume it."""
 
 
 def train(
@@ -373,27 +480,43 @@ def train(
     compiled: bool = False,
     on_epoch: Callable[[int, History, nn.Module], None] | None = None,
 ) -> History:
-    """Trains `recipe` on `splits` (of the recipe's size) and keeps the run in `folder`; returns its curves.
+    """Trains a recipe on pictures and keeps the run in a folder.
 
-    resume: go on where the run in `folder` stopped; starts one if there is none. The learning rate may be another, and
-        without decay the number of epochs; any other change of recipe, seed or pictures is refused.
-    precision: "auto" (bf16 from compute capability 8, fp16 with loss scaling below, fp32 elsewhere; what it was, where
-        a run is resumed) or one by name.
-    save_minutes: how much work a killed run may lose at most; the state is also saved at the first and the last epoch's
-        end. A folder on a mounted Drive gets what has changed at a rate that spares its trash (runs.py); in between, it
-        lies on the local disk, from which a run that is resumed on the same machine goes on.
-    compiled: compiles both networks at the first steps, for long runs on a GPU: on a CPU that takes minutes. The curves
-        differ by rounding.
-    on_epoch: called after each epoch with the number of epochs done, the curves and the generator (in training mode),
-        keeping luminance if the recipe says so.
+    SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM end the run after the current step, and everything is saved; a
+    second signal acts at once. Signal handlers and the global random state are put back afterwards. Warns where a run
+    is resumed with another number of threads.
 
-    SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM end the run after the step under way: everything is saved and
-    Interrupted, a KeyboardInterrupt, is raised; a second signal acts at once. Signal handlers and the global random
-    state are put back afterwards. Warns where a resumed run has another number of threads than before.
+    Args:
+        recipe: What is trained, and how.
+        splits: The pictures, of the recipe's size.
+        folder: Where the run is kept; made where it does not exist.
+        resume: Whether to go on where the run in `folder` stopped; one is started where there is none. The learning
+            rate may have changed, and without decay the number of epochs; any other change of recipe, seed or pictures
+            is refused.
+        device: Where to train, by default the fastest device that there is (`devices.choose_device`).
+        precision: One by name, or "auto": bf16 from compute capability 8, fp16 with loss scaling below, fp32 without
+            CUDA; a run that is resumed keeps its precision.
+        seed: What every random choice follows from.
+        save_minutes: How much work a killed run may lose at most; the state is also saved at the end of the first and
+            of the last epoch. To a folder on a mounted Drive, what has changed is copied at a limited rate, because
+            replaced files fill the Drive's trash (runs.py); until then it lies on the local disk, from which a run that
+            is resumed on the same machine goes on.
+        progress: Whether to show a progress bar.
+        compiled: Whether to compile both networks at the first steps, for long runs on a GPU: on a CPU that takes
+            minutes. The curves differ by rounding.
+        on_epoch: Called after each epoch with the number of epochs done, the curves and the generator (in training
+            mode), which keeps luminance if the recipe says so.
 
-    Raises TrainingError where a loss turns NaN or infinite (the message names epoch, step, last good state and best
-    checkpoint), memory runs out, the pictures have another size than the recipe, `folder` holds another run, or a
-    checkpoint without a state, or cannot be written.
+    Returns:
+        The run's curves.
+
+    Raises:
+        Diverged: A loss or a weight turned NaN or infinite; the message names epoch, step, last good state and best
+            checkpoint. It is a TrainingError.
+        TrainingError: Memory ran out, the pictures have another size than the recipe, or `folder` holds another run,
+            holds a checkpoint without a state, or cannot be written.
+        DeviceError: The device asked for does not exist here.
+        Interrupted: A signal asked the run to stop. It is a KeyboardInterrupt.
     """
     folder = Path(folder)
     device = choose_device(device)
@@ -441,19 +564,18 @@ def train(
 
 
 def _on_device(splits: Splits, device: torch.device) -> Splits:
-    """Training and validation pictures on a GPU that has the room: 8-bit, they need 0.2 GB a thousand at 256×256."""
-    parts = {"train": splits.train, "val": splits.val}
-    need = sum(len(part) * part.pictures[0].nbytes for part in parts.values())
+    """Training and validation pictures on a GPU that has room for them: 0.2 GB a thousand at 256×256, in 8 bits."""
+    need = sum(len(part) * part.pictures[0].nbytes for part in (splits.train, splits.val))
     if not has_room_for(need, device):
         return splits
-    return replace(splits, **{name: part.to(device) for name, part in parts.items()})
+    return replace(splits, train=splits.train.to(device), val=splits.val.to(device))
 
 
 class _Saver:
     """Writes a trainer's run to its folder, and reads it back.
 
-    Where the folder lies on a Drive, the run lives in a twin of it on the local disk, which also keeps, beside the
-    newest state, the one that the best epoch ended in (`best-state.pt`).
+    Where the folder lies on a Drive, the run lives in a twin of that folder on the local disk. The twin also keeps the
+    state at the end of the best epoch (`best-state.pt`), beside the newest one.
     """
 
     MAY_CHANGE = ("epochs", "learning_rate")
@@ -473,7 +595,7 @@ class _Saver:
 
     @property
     def kept(self) -> str:
-        """What a person can go on with after a failure, for its message."""
+        """For an error's message: the state and the best checkpoint that are left after it."""
         state = f"{self.place / self.STATE} ({self.last_good})" if self.last_good else "none yet"
         best = f"{self.place / self.BEST} ({self.best})" if self.best else "none yet"
         own = f"; its own state: {self.best_state_path}" if self.best and self.best_state_path.is_file() else ""
@@ -487,7 +609,7 @@ class _Saver:
             raise type(error)(f"{error}; {self.kept}") from error
 
     def restore(self, trainer: Trainer, resume: bool) -> None:
-        """Puts the trainer where the run in the folder stopped; nothing to do where there is none."""
+        """Puts the trainer where the run in the folder stopped; does nothing where there is no run."""
         present = [name for name in self.FILES if (self.folder / name).exists()]
         if present and not resume:
             raise TrainingError(
@@ -522,7 +644,7 @@ class _Saver:
         self._keep_best(trainer)  # of an epoch whose state was saved just before the run was killed
 
     def _read_best(self) -> None:
-        """What the best checkpoint says of itself: it may be of a later epoch than the state."""
+        """Takes epoch and loss of the best checkpoint from its file: it may be of a later epoch than the state."""
         if not self.best_path.is_file():
             return
         try:
@@ -535,7 +657,7 @@ class _Saver:
                 "place: move it away, then resume"
             ) from error
 
-    def _require_same_run(self, trainer: Trainer, state: dict) -> None:
+    def _require_same_run(self, trainer: Trainer, state: dict[str, Any]) -> None:
         ours = trainer.recipe.as_dict() | {"seed": trainer.seed, "pictures": trainer.pictures}
         theirs = Recipe.from_dict(state["recipe"]).as_dict() | {"seed": state["seed"], "pictures": state["pictures"]}
         differing = [name for name in ours if ours[name] != theirs.get(name) and name not in self.MAY_CHANGE]
@@ -566,7 +688,7 @@ class _Saver:
         trainer.require_finite()
         self.place = self.local
         writes = [self._write_last, self._write_history, self._write_state]
-        if not self.state_path.is_file():  # killed between two files, the folder must have a state to go on from …
+        if not self.state_path.is_file():  # the state first: a run that is killed between two files can be resumed
             writes.reverse()
         with self._reporting_write_errors():
             for write in writes:
@@ -585,10 +707,10 @@ class _Saver:
             torch.save(trainer.state_dict(), temporary)
 
     def _keep_best(self, trainer: Trainer) -> None:
-        """Between two epochs: the generator as the best checkpoint, if its validation loss is the lowest so far."""
+        """Saves the generator as the best checkpoint, if an epoch has just ended with the lowest validation loss."""
         if trainer.step_losses or not trainer.epoch:
             return
-        if not self.last_path.is_file():  # … and what the kill left out is made up for
+        if not self.last_path.is_file():  # the run was killed between two files
             self.save(trainer)
         loss = trainer.history["validation_loss"][-1]
         if loss >= self.best_loss:
@@ -606,11 +728,11 @@ class _Saver:
         raise Interrupted(f"interrupted, all is saved; {self.kept}; to go on, resume it (resume=True, --resume)")
 
     def hand_over(self) -> None:
-        """Before a run ends early: what a Drive's rate has held back goes there, too."""
+        """Before a run ends early: copies to the Drive at once what its rate has held back."""
         self._copy_to_drive(at_once=True)
 
     def _copy_to_drive(self, at_once: bool = False) -> None:
-        if self.drive is not None and self.last_good:  # before, the twin may hold another run
+        if self.drive is not None and self.last_good:  # without a good state, the twin may hold another run
             with self._reporting_write_errors():
                 self.place = self.folder if self.drive.copy(at_once) else self.local
 
@@ -628,13 +750,13 @@ class _Saver:
     def _reporting_write_errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, SafetensorError, RuntimeError) as error:  # of a full disk each library makes its own
+        except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk by its own type
             reason = str(error).splitlines()[0][:160]
             raise TrainingError(
                 f"cannot save the run in {self.folder} ({reason}): free some space, then resume; {self.kept}"
             ) from error
 
-    def _metadata(self, trainer: Trainer) -> dict:
+    def _metadata(self, trainer: Trainer) -> dict[str, Any]:
         recipe, history = trainer.recipe, trainer.history
         return {
             "recipe": recipe.as_dict(),
@@ -651,7 +773,7 @@ class _Saver:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under a second name, or a copy where the file system has no such thing."""
+    """The same file under a second name: a hard link, or a copy where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,7 +1,7 @@
-"""The hub: checkpoints that have a name, where they come from, and whether they are what they should be.
+"""The registry of checkpoints, and how they are downloaded, verified, loaded and released.
 
-`fetch` turns a name of the registry, a link or a path into a verified local file; `load_generator` builds the network
-in it (state.py); `release` makes a run's checkpoint ready to be handed out.
+`fetch` turns a name in the registry, a link or a path into a verified local file; `load_generator` builds the network
+in it (state.py); `release` writes a run's checkpoint as a file that can be bundled or uploaded.
 """
 
 import hashlib
@@ -23,16 +23,25 @@ from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write, cache_folder
 
 BUNDLED = Path(__file__).parent.parent / "weights"
-TIMEOUT = 30  # seconds without a byte before a server counts as gone
+TIMEOUT = 30  # seconds without a byte after which a download fails
 
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """A checkpoint that has a name.
+    """A checkpoint in the registry.
 
-    sources: tried in order; each is "bundled:FILE", "https://…", "drive:ID" (Google Drive) or "path:FILE".
-    size: the working size it was trained at, pixels a side. length (in bytes), sha256: None where not known; the hash
-    of the first download is then pinned, and a later change reported.
+    Attributes:
+        name: What `fetch` and `load_generator` know it by.
+        sources: Tried in order; each is "bundled:FILE", "https://…", "drive:ID" (Google Drive) or "path:FILE".
+        architecture: A name in `architectures.ARCHITECTURES`.
+        width: The network's width, relative to the submission's.
+        size: The working size that it was trained at, pixels a side.
+        licence: The terms under which it may be used.
+        note: What it is, in a line.
+        length: The file's length in bytes; None where not known.
+        sha256: The file's hash, in hexadecimal digits. None where not known: the hash of the first download is then
+            pinned, and a later change is an error.
+        suffix: The suffix that a download is kept under.
     """
 
     name: str
@@ -80,13 +89,23 @@ REGISTRY = {
 
 
 def fetch(name_or_path: str | os.PathLike[str], cache: Path | None = None, progress: bool = True) -> Path:
-    """A local, verified file for a name of the registry, a link (https://…, Google Drive's among them), or a path
-    (returned as it is if it exists).
+    """A local, verified file for a checkpoint's name in the registry, a link, or a path.
 
-    Downloads go to `cache` (default: `cache_folder()/checkpoints`), whole or not at all, and are verified at every use;
-    a file that is a web page, cut short or altered is deleted and the next source tried.
+    A download is written atomically, and verified at every use. A file that is a web page, cut short or altered is
+    deleted, and the next source is tried.
 
-    Raises CheckpointError with a line for each source that failed, and what to do about it.
+    Args:
+        name_or_path: A name in the registry; a link (https://…), also to a file shared on Google Drive; or the path of
+            a file, which is returned as it is.
+        cache: The folder for downloads, by default `cache_folder()/checkpoints`.
+        progress: Whether a download shows a progress bar.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        CheckpointError: There is no such file or name, or every source failed; the message gives the reason of each,
+            and what to do about it.
     """
     entry = REGISTRY.get(os.fspath(name_or_path)) or _linked(os.fspath(name_or_path))
     if entry is None:
@@ -121,7 +140,7 @@ def fetch(name_or_path: str | os.PathLike[str], cache: Path | None = None, progr
 
 
 def _linked(link: str) -> RegistryEntry | None:
-    """An entry made up for a link that somebody pasted; None for what is no link."""
+    """A temporary registry entry for a link that somebody gave; None for what is no link."""
     if not link.startswith(("https://", "http://")):
         return None
     url = urllib.parse.urlsplit(link)
@@ -146,7 +165,7 @@ def _downloaded(entry: RegistryEntry, source: str, cache: Path, progress: bool) 
                     _write_pin(pin, digest, path.name)
                 return path
             except CheckpointError:
-                path.unlink()  # altered since it was fetched: get it anew
+                path.unlink()  # altered since it was downloaded: download it again
         with atomic_write(path) as temporary:
             download = _download_drive if source.startswith("drive:") else _download_http
             download(source, temporary, path.name, progress)
@@ -163,7 +182,7 @@ def _downloaded(entry: RegistryEntry, source: str, cache: Path, progress: bool) 
 
 
 def _pinned(pin: Path) -> str | None:
-    """The hash that the first download had, from a file that `sha256sum -c` can read, too."""
+    """The hash of the first download, from a file that `sha256sum -c` can read, too."""
     words = pin.read_text(encoding="utf-8").split() if pin.is_file() else []
     return words[0] if words else None
 
@@ -209,15 +228,26 @@ def _download_drive(source: str, target: Path, name: str, progress: bool) -> Non
         try:
             gdown.download(id=source.removeprefix("drive:"), output=str(output), quiet=not progress)
             output.replace(target)
-        except Exception as error:  # gdown raises its own types, requests' and plain ones; all mean: no file
+        except Exception as error:  # of gdown's own types, of requests' and of Python's; all mean that there is no file
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise CheckpointError(f"Google Drive did not hand over {name} ({reason})") from error
 
 
 def verify(path: Path, entry: RegistryEntry, pinned: str | None = None, name: str | None = None) -> str:
-    """SHA-256 of a file that is a checkpoint and the one that the registry, or the first download, says.
+    """Checks that a file is the checkpoint that its registry entry describes.
 
-    Raises CheckpointError where it is a web page, a Git LFS pointer, of another length or of another hash.
+    Args:
+        path: The file.
+        entry: What the file should be. Where it has no hash, `pinned` counts.
+        pinned: The hash of the first download, in hexadecimal digits; None where there was none.
+        name: What messages call the file, by default its own name.
+
+    Returns:
+        The file's SHA-256, in hexadecimal digits.
+
+    Raises:
+        CheckpointError: The file is a web page, a Git LFS pointer, no checkpoint at all, or has another length or
+            another hash.
     """
     name = name or path.name
     file_kind(path, name)
@@ -249,10 +279,19 @@ def load_generator(
 ) -> LoadedGenerator:
     """The generator of a checkpoint by its name in the registry, a link, or a file's path.
 
-    architecture: what it must be, by default what the registry or the file says. size: overrides the working size,
-    which comes from the file's metadata or the registry, else is 256.
+    Args:
+        name_or_path: As for `fetch`.
+        architecture: The name in `architectures.ARCHITECTURES` that it must have, by default what the registry or the
+            file says.
+        size: Overrides the working size, in pixels a side, which comes from the file's metadata, else from the
+            registry, else is 256.
+        progress: Whether a download shows a progress bar.
 
-    Raises CheckpointError where the file cannot be had or read, or fits another network (`state.load_file`).
+    Returns:
+        The generator in evaluation mode on the CPU, and what is known of it.
+
+    Raises:
+        CheckpointError: The file cannot be found, downloaded or read, or fits another network (`state.load_file`).
     """
     path = fetch(name_or_path, progress=progress)
     entry = REGISTRY.get(os.fspath(name_or_path))
@@ -264,11 +303,20 @@ def load_generator(
 def release(
     checkpoint: str | os.PathLike[str], name: str, folder: str | os.PathLike[str], half: bool = True
 ) -> RegistryEntry:
-    """Writes a run's checkpoint as `folder`/`name`.safetensors, ready to be bundled or uploaded, and returns the line
-    that the registry needs for it; its source and licence are still to be filled in.
+    """Writes a run's checkpoint as `folder`/`name`.safetensors, ready to be bundled or uploaded.
 
-    half: weights in 16 bits, half the file. Raises CheckpointError where the checkpoint cannot be read, or says nothing
-    of the recipe that made it.
+    Args:
+        checkpoint: The run's checkpoint: a file's path, or whatever else `load_generator` takes.
+        name: Its name in the registry, and the file's.
+        folder: Where the file is written.
+        half: Whether the weights are stored in 16 bits, which halves the file.
+
+    Returns:
+        The entry that the registry needs for it; its source and licence are still to be filled in.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, does not say which recipe it was trained with, or `name` is no
+            file's name.
     """
     if Path(name).name != name:
         raise CheckpointError(f"{name!r} is no name for a checkpoint: it must be one for a file, without a folder")
@@ -277,7 +325,7 @@ def release(
     if not (isinstance(recipe, dict) and "name" in recipe):
         raise CheckpointError(f"{os.fspath(checkpoint)} does not say how it was trained; release a run's checkpoint")
     path = save(Path(folder) / f"{name}.safetensors", loaded.network, loaded.metadata, half)
-    load_generator(path)  # 16 bits may not hold what 32 did
+    load_generator(path)  # fails where a weight was too large for 16 bits
     note = f"recipe {recipe['name']}, epoch {loaded.metadata.get('epoch')} of {recipe.get('epochs')}"
     size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
     sources = (f"https://…/{path.name}",)

@@ -1,7 +1,7 @@
-"""A checkpoint file: what it is, the plain state dict in it, the network that fits, and how one is written.
+"""Checkpoint files: their kind, the plain state dict in them, the network that fits it, and how they are written.
 
 `read_weights` turns a file into a plain state dict without ever running code from it; `load_file` builds the network
-that the state dict fits; `save` writes safetensors with the network's history in the metadata.
+that the state dict fits; `save` writes safetensors with metadata, such as how the network was trained.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata as package_metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,16 +24,29 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorize_utils import __version__
+from colorize_utils.architectures import ARCHITECTURES
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write
-from colorize_utils.models import ARCHITECTURES, BASE_CHANNELS, build_generator, predictor
+from colorize_utils.models import BASE_CHANNELS, build_generator, predictor
 
-MAX_SIZE = 4096  # pixels a side that a working size may have: no network here was trained at a quarter of it
+MAX_SIZE = 4096  # pixels a side, the largest working size accepted: no network here was trained at a quarter of it
 RESAVE = "torch.save(model.state_dict(), 'weights.pth')"
 
 
 def file_kind(path: Path, name: str) -> str:
-    """One of "safetensors", "zip" (torch.save) and "pickle" (torch.save before 1.6), told by content, not by suffix."""
+    """The kind of a checkpoint file, recognised by its content, not by its suffix.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+
+    Returns:
+        "safetensors", "zip" (torch.save) or "pickle" (torch.save before 1.6).
+
+    Raises:
+        CheckpointError: The file is empty, a web page, a Git LFS pointer, or no checkpoint.
+        OSError: The file cannot be read.
+    """
     with open(path, "rb") as file:
         head = file.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -45,7 +59,7 @@ def file_kind(path: Path, name: str) -> str:
         )
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{name} is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    # safetensors first: its header's length may begin with any byte, a pickle's 0x80 among them.
+    # safetensors first: it begins with its header's length, whose first byte may be a pickle's 0x80.
     if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -60,20 +74,34 @@ def file_kind(path: Path, name: str) -> str:
 
 @dataclass(frozen=True)
 class Weights:
-    """A plain state dict on the CPU, and what the file says about itself (empty for a bare `.pth`)."""
+    """What a checkpoint file holds.
+
+    Attributes:
+        state: A plain state dict, on the CPU.
+        metadata: What the file says about itself, as JSON values; empty for what torch.save wrote.
+    """
 
     state: dict[str, Tensor]
-    metadata: dict = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def read_weights(path: str | os.PathLike, name: str | None = None) -> Weights:
+def read_weights(path: str | os.PathLike[str], name: str | None = None) -> Weights:
     """The state dict in a file: safetensors, or what torch.save wrote, bare or wrapped.
 
-    Wrappings that are looked into: `state_dict`, `model_state_dict`, `generator_state_dict`, `generator`, `model`; the
-    prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are taken off. name: for messages.
+    Nothing in the file is executed. A state dict is also found inside a dict, under `state_dict`, `model_state_dict`,
+    `generator_state_dict`, `generator` or `model`; the prefixes `module.` (DataParallel) and `_orig_mod.`
+    (torch.compile) are taken off its keys.
 
-    Nothing in the file is executed. Raises CheckpointError where it is damaged, holds a pickled module or anything else
-    than tensors.
+    Args:
+        path: The file.
+        name: What messages call it, by default its own name.
+
+    Returns:
+        The state dict, and the file's metadata.
+
+    Raises:
+        CheckpointError: The file is damaged, or holds a pickled module or anything else than tensors.
+        OSError: The file cannot be opened.
     """
     path = Path(path)
     name = name or path.name
@@ -84,7 +112,7 @@ def read_weights(path: str | os.PathLike, name: str | None = None) -> Weights:
             raise CheckpointError(f"{name} is damaged or cut short ({error}); download it again") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on formats that are refused anyway, in a line of our own
+            warnings.simplefilter("ignore")  # of formats that are refused anyway, with a message of our own
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         if (what := _more_than_weights(str(error))) is not None:
@@ -98,7 +126,7 @@ def read_weights(path: str | os.PathLike, name: str | None = None) -> Weights:
 
 
 def _more_than_weights(message: str) -> str | None:
-    """What a file holds that torch.load refuses under `weights_only`, read from its message; None if it is damaged."""
+    """What a file holds besides weights, read from the message of torch.load that refuses it; None if it is damaged."""
     if "TorchScript" in message:
         return "a TorchScript program"
     if found := re.search(r"GLOBAL (\S+)", message):
@@ -132,7 +160,7 @@ def _plain_state(content: object, name: str) -> dict[str, Tensor]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has a real number in memory for each of its elements, which can be copied into a network's."""
+    """Whether a tensor has a real number in memory for each of its elements, so that a network's can be set to it."""
     dense = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
     return dense and not tensor.is_complex()
 
@@ -143,7 +171,7 @@ def _without_prefixes(key: str) -> str:
     return key
 
 
-def _read_metadata(path: Path) -> dict:
+def _read_metadata(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -163,10 +191,16 @@ _DISCRIMINATOR_LAYER = "layer1."
 
 
 def identify(state: Mapping[str, Tensor]) -> tuple[str, float, bool] | None:
-    """(architecture, width, bounded) of the generator that a state dict fits by its keys and shapes, or None.
+    """The generator that a state dict fits, recognised by its keys and shapes.
 
-    The first layer's key names an architecture, its output channels the width. `bounded` shows in the keys of the WGAN
-    U-Net alone; for the U-Net the file's metadata must say.
+    The key of the first layer names the architecture, and that layer's output channels the width.
+
+    Args:
+        state: A plain state dict.
+
+    Returns:
+        (architecture, width, bounded), or None where the state dict fits no generator. Whether it is bounded shows in
+        the keys of the WGAN U-Net alone; for the U-Net the file's metadata must say, and False stands here.
     """
     for name, architecture in ARCHITECTURES.items():
         layer = state.get(architecture.first_layer)
@@ -178,25 +212,35 @@ def identify(state: Mapping[str, Tensor]) -> tuple[str, float, bool] | None:
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator in evaluation mode, and what is known of it. size: the working size, pixels a side."""
+    """A generator from a checkpoint, and what is known of it.
+
+    Attributes:
+        network: The generator, in evaluation mode.
+        architecture: Its name in `architectures.ARCHITECTURES`.
+        width: Its width, relative to the submission's.
+        size: The working size, pixels a side.
+        name: What tables and messages call it.
+        metadata: What the file says about itself, as JSON values.
+        sha256: The file's hash, in hexadecimal digits.
+    """
 
     network: nn.Module
     architecture: str
     width: float
     size: int
     name: str
-    metadata: dict
-    sha256: str = ""  # of the file, in hexadecimal digits
+    metadata: dict[str, Any]
+    sha256: str = ""
 
     @property
     def predictor(self) -> nn.Module:
-        """What makes colour of gray, as it was trained: on the given luminance, where its recipe kept that."""
+        """The network from gray to colour pictures, as it was trained: luminance is kept where the recipe says so."""
         recipe = self.metadata.get("recipe")
         return predictor(self.network, isinstance(recipe, dict) and bool(recipe.get("keep_luminance", False)))
 
 
 def load_file(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     architecture: str | None = None,
     size: int | None = None,
     name: str | None = None,
@@ -204,11 +248,20 @@ def load_file(
 ) -> LoadedGenerator:
     """The generator in a checkpoint file, its architecture and width recognised from the file's keys and shapes.
 
-    architecture: what it must be, where that is not left open. size: overrides the working size, which comes from the
-    file's metadata, else is `otherwise`. name: for tables and messages, by default the file's.
+    Args:
+        path: The file.
+        architecture: The name in `architectures.ARCHITECTURES` that it must have; None takes the one that fits.
+        size: Overrides the working size, in pixels a side, which comes from the file's metadata, else is `otherwise`.
+        name: What tables and messages call the generator, by default the file's name.
+        otherwise: The working size where neither `size` nor the metadata says one.
 
-    Raises CheckpointError where the file cannot be read, or fits another network: the first keys that differ are named,
-    and the architecture that the file fits.
+    Returns:
+        The generator in evaluation mode on the CPU, and what is known of it.
+
+    Raises:
+        CheckpointError: The file cannot be read, holds weights that are not finite or a working size that is no size,
+            or fits another network: the message names the first keys that differ, and the architecture that fits.
+        OSError: The file cannot be opened.
     """
     path = Path(path)
     weights = read_weights(path)
@@ -237,7 +290,7 @@ def load_file(
     return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata, digest)
 
 
-def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple | None) -> str:
+def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple[str, float, bool] | None) -> str:
     expected = {key: tuple(value.shape) for key, value in build_generator(wanted).state_dict().items()}
     difference = _difference(expected, {key: tuple(value.shape) for key, value in state.items()})
     if found:
@@ -249,7 +302,9 @@ def _misfit(name: str, state: Mapping[str, Tensor], wanted: str, found: tuple | 
     return f"{name} is not a checkpoint of {wanted}: {difference}; {fits}"
 
 
-def _difference(expected: Mapping[str, tuple], given: Mapping[str, tuple], most: int = 3) -> str:
+def _difference(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], most: int = 3) -> str:
+    """Which keys are missing, unexpected or of another shape: the first `most` of each."""
+
     def some(keys: list[str]) -> str:
         return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
@@ -266,16 +321,29 @@ def _difference(expected: Mapping[str, tuple], given: Mapping[str, tuple], most:
 
 
 def versions() -> dict[str, str]:
-    """The versions that shaped a checkpoint, for its metadata and the top of a notebook."""
+    """The versions of this package and of the libraries that influence training, by name.
+
+    They are written into a checkpoint's metadata and shown at the top of a notebook.
+    """
     names = ("torch", "torchvision", "numpy", "pillow")
     return {"colorize_utils": __version__} | {name: package_metadata.version(name) for name in names}
 
 
-def save(path: str | os.PathLike, network: nn.Module, metadata: Mapping[str, object], half: bool = False) -> Path:
-    """Writes a network's state dict as safetensors, whole or not at all.
+def save(path: str | os.PathLike[str], network: nn.Module, metadata: Mapping[str, object], half: bool = False) -> Path:
+    """Writes a network's state dict as safetensors, atomically.
 
-    metadata: JSON values; `load_generator` reads `size` and `bounded` from it. half: floats are stored in 16 bits,
-    which halves the file. The versions in use are added, unless it has those of its training.
+    Args:
+        path: The file.
+        network: The network, on any device.
+        metadata: JSON values; `load_generator` reads `size` and `bounded` from them. The versions in use are added,
+            unless it has those of its training.
+        half: Whether floats are stored in 16 bits, which halves the file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError, SafetensorError: The file cannot be written.
     """
     path = Path(path)
     state = {}
