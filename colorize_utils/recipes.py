@@ -111,7 +111,7 @@ class Recipe:
                 raise self._without_effect(option)
         if not self.keep_luminance and ARCHITECTURES[self.generator].distribution:
             raise ValueError(
-                f"recipe {self.name}: a distribution over chroma has no luminance of its own: keep_luminance must be True"
+                f"recipe {self.name}: a distribution over chroma has no luminance: keep_luminance must be True"
             )
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
