@@ -53,6 +53,7 @@ print(before, by_a_library, faults())
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["notebook", "command line"])
 def test_the_allocator_is_set_by_who_owns_the_process(way, tmp_path, tiny_checkpoint):
     Image.new("L", (32, 32)).save(tmp_path / "a.png")

@@ -55,6 +55,7 @@ def recipe(request, monkeypatch):
     return RECIPES[request.param]
 
 
+@pytest.mark.slow
 def test_a_new_architecture_trains_is_saved_recognised_and_colorizes(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = ["--data", "generated", "--count", "20", "--device", "cpu", "--quiet"]

@@ -140,6 +140,7 @@ def test_rooms_import_downwards_only():
                     assert used is None or level[used] < level[room], f"{room} imports {used}"
 
 
+@pytest.mark.slow
 def test_importing_everything_downloads_seeds_and_shows_nothing():
     script = """
 import socket, sys, random
@@ -155,6 +156,7 @@ print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.m
     assert result.stdout == "[]\n", result.stderr
 
 
+@pytest.mark.slow
 def test_what_the_workflow_trains_on_a_mac_can_be_trained(tmp_path, monkeypatch):
     """Its commands, on the processor. On the Mac's GPU, which may have no memory for it, a failure is none."""
     workflow = (ROOT / ".github/workflows/ci.yml").read_text()

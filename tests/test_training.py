@@ -443,6 +443,7 @@ def test_a_best_that_cannot_be_read_is_not_overwritten(splits, tmp_path):
     assert (tmp_path / "best.safetensors").read_bytes() == b"half of it"
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_given_more_epochs(splits, tmp_path):
     run(tiny(GAN_L1), splits, tmp_path / "more")
     longer = run(tiny(GAN_L1, epochs=3), splits, tmp_path / "more", resume=True)
@@ -585,6 +586,7 @@ def test_a_resumed_run_keeps_its_precision(splits, tmp_path):
     assert state_of(tmp_path / "stopped")["machine"]["precision"] == "fp32"
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_warned_of(splits, tmp_path, recwarn):
     threads = torch.get_num_threads()
     run(tiny(GAN_L1, epochs=1), splits, tmp_path)

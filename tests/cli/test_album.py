@@ -373,6 +373,7 @@ def test_the_pixels_in_memory_are_bounded_however_many_cores_there_are(run, monk
     assert all(areas == [8000] for areas in most if 8000 in areas)  # a larger one has the room for itself
 
 
+@pytest.mark.slow
 def test_only_the_cores_that_the_process_may_use_are_counted(tiny_checkpoint):
     """On a machine of 64 cores, of which a job has three."""
     for number in range(8):

@@ -478,6 +478,7 @@ def test_an_option_without_effect_is_refused_and_the_recipes_that_have_it_are_na
     assert tree() == []
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_says_so_to_the_shell():
     result = program("missing.jpg")
     assert (result.returncode, result.stdout) == (1, "")
@@ -537,6 +538,7 @@ def test_train_then_evaluate_then_colorize(capsys):
     assert os.path.exists("photo-colorized.png")
 
 
+@pytest.mark.slow
 def test_evaluate_writes_a_report(model, capsys):
     scored = ["--data", "generated", "--count", "100", "--size", "32", "--quiet", "--report", "page"]
     assert run("evaluate", model[1], *scored) == 0

@@ -393,6 +393,7 @@ def test_two_processes_that_start_at_once_both_get_it_whole(folder, own_cache):
     assert len(entries(own_cache)) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_that_looks_finished(folder, own_cache):
     script = textwrap.dedent("""
         import itertools, sys
@@ -483,6 +484,7 @@ data.load_splits(sys.argv[1], 32, progress=False)
 """
 
 
+@pytest.mark.slow
 def test_a_build_that_runs_elsewhere_is_left_alone_and_a_killed_one_is_not(folder, tmp_path, own_cache, capsys):
     other = write_folder(tmp_path / "other", 5)
     process = subprocess.Popen([sys.executable, "-c", BUILD_FOREVER, other], stdout=subprocess.PIPE)
