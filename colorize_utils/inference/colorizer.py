@@ -273,7 +273,7 @@ class Colorizer:
         return style
 
     def _working_size(self, gray: np.ndarray) -> np.ndarray:
-        """A gray picture (H, W) resized to the area of a square of the working size, at about its aspect; even sides."""
+        """Resizes a gray picture (H, W) to the area of a working-size square, at about its own aspect; even sides."""
         height, width = gray.shape
         scale = self.size / (height * width) ** 0.5
         h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * self.size // 2)) for side in (height, width))
