@@ -1,4 +1,4 @@
-"""The command line: colorize pictures, train a recipe, evaluate checkpoints.
+"""The command line: colorize pictures, train recipes, evaluate, compare and release checkpoints.
 
     python -m colorize_utils photo.jpg            → photo-colorized.jpg
     python -m colorize_utils photos/ -o colour/   → the same names in colour/
@@ -9,8 +9,9 @@
     python -m colorize_utils cache --clear
 
 Each command is a module of this package with `DESCRIPTION`, `add_arguments` and `run`. Results go to standard output,
-errors to standard error, one line each. Exit status: 0 all done, 1 something failed, 2 the command was not understood,
-130 interrupted. Heavy libraries are imported where they are first needed, so that `--help` answers at once.
+errors to standard error, one line each. The exit status is 0 where all was done, 1 where something failed, 2 where the
+command line was not understood, and 130 after an interrupt. Heavy libraries are imported where they are first needed,
+so that `--help` answers at once.
 """
 
 import argparse
@@ -34,7 +35,17 @@ DEFAULT = "colorize"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line (default: this process's) and returns its exit status."""
+    """Runs a command line.
+
+    Args:
+        arguments: The arguments without the program's name; by default those of this process.
+
+    Returns:
+        The exit status: 0 where all was done, 1 where something failed, 130 after an interrupt.
+
+    Raises:
+        SystemExit: The arguments were not understood (status 2), or asked for help or the version (0).
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
         arguments.insert(0, DEFAULT)
@@ -57,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         usage=f"{PROGRAM} [{DEFAULT}] PICTURE … [options]\n       {PROGRAM} COMMAND … [options]",
         description="Gray pictures in, colour pictures out. Without a command, the pictures or folders given are "
-        "colorized; a picture that is called like a command: ./train.",
+        "colorized; for a picture that has a command's name, write ./NAME.",
         epilog=f"The options of each: {PROGRAM} COMMAND --help.",
     )
     parser.add_argument("--version", action="version", version=f"colorize_utils {__version__}")

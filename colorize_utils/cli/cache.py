@@ -1,4 +1,4 @@
-"""`cache`: what decoded pictures take on the disk, and how to get that back."""
+"""`cache`: how much disk space the cache of decoded pictures takes, and how to free it."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -10,11 +10,12 @@ DESCRIPTION = "Show the decoded pictures that are kept on disk, or clear them. T
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `cache` to its parser."""
     parser.add_argument("--clear", action="store_true", help="delete them (pictures and checkpoints stay)")
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-
+    """Lists or deletes what the cache of decoded pictures holds; returns the exit status."""
     from colorize_utils.data.cache import clear, entries
     from colorize_utils.files import cache_folder
 

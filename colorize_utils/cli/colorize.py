@@ -1,4 +1,4 @@
-"""`colorize`, the command that needs no name: pictures and folders of pictures in colour."""
+"""`colorize`, the default command: colorizes pictures and folders of pictures."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ DESCRIPTION = "Colorize gray pictures: a file, several, or whole folders."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `colorize` to its parser."""
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="a picture, or a folder of pictures")
     parser.add_argument(
         "-o",
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Colorizes pictures, and prints what was written, failed or left alone; returns the exit status."""
     if options.list_models:
         return _list_models()
     if not (options.pictures or options.sample):
@@ -103,7 +105,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _not_read(unread: Counter[str]) -> Iterator[str]:
-    """Lines that say which files of a folder were passed over, and how to have those read that are pictures."""
+    """Lines that say which files of a folder were not read, and how to make those readable that are pictures."""
     from colorize_utils.data.pictures import NOT_READ
 
     for remedy in dict.fromkeys(NOT_READ.values()):
@@ -117,7 +119,7 @@ def _not_read(unread: Counter[str]) -> Iterator[str]:
 
 
 def _sample() -> Path:
-    """The sample photograph, gray, as a file in the working folder; left as it is where it exists."""
+    """The sample photograph, gray, as a file in the working folder; written only if it is not there yet."""
     from colorize_utils.data import sample_photograph
     from colorize_utils.data.pictures import save_picture
 

@@ -1,4 +1,4 @@
-"""`compare`: recipes trained alike, over several seeds."""
+"""`compare`: recipes trained at the same scale, with several seeds."""
 
 import argparse
 from pathlib import Path
@@ -8,14 +8,13 @@ from colorize_utils.recipes import RECIPES
 
 DESCRIPTION = (
     "Train recipes at the same scale, once for each seed, and score them on the same test pictures. "
-    "Runs that are there already are used, and go on where they stopped."
+    "Runs that exist already are used; unfinished ones go on where they stopped."
 )
-
-
 SCALE = {"size": 64, "width": 0.25, "batch_size": 8, "epochs": 10, "learning_rate": 1e-3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `compare` to its parser."""
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="which (default: gan-l1 gan-mse wgan)")
     add_data_options(parser)
     parser.add_argument("--seeds", type=at_least(1), default=3, help="runs of each, from --seed on (default: 3)")
@@ -27,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Trains and scores the recipes that are to be compared, and prints a table; returns the exit status."""
     chosen = list(dict.fromkeys(options.recipes)) or ["gan-l1", "gan-mse", "wgan"]
     if unknown := [name for name in chosen if name not in RECIPES]:
         parser.error(f"no recipe {unknown[0]!r}; there are {', '.join(sorted(RECIPES))}")
@@ -57,6 +57,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     baselines = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
     lines = compare(runs, baselines, make_loader(test, 64), options.device, progress)
     shape = f"{options.size}×{options.size}, width {options.width:g}, {options.epochs} epochs"
-    print(f"\n{len(test)} test pictures; {shape}; ± is half of what lies between the {options.seeds} seeds' extremes\n")
+    print(f"\n{len(test)} test pictures; {shape}; ± is half of the range over the {options.seeds} seeds\n")
     print(format_comparison(lines))
     return 0

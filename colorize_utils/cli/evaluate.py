@@ -1,4 +1,4 @@
-"""`evaluate`: checkpoints on the scoreboard, and a page about one."""
+"""`evaluate`: scores of checkpoints on the same pictures, and a page about one checkpoint."""
 
 import argparse
 import json
@@ -7,10 +7,11 @@ from pathlib import Path
 
 from colorize_utils.cli.options import add_data_options, at_least
 
-DESCRIPTION = "Score checkpoints, as people use them, beside the trivial answers, all on the same pictures."
+DESCRIPTION = "Score checkpoints, used as people use them, and the baselines on the same pictures."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `evaluate` to its parser."""
     parser.add_argument("models", nargs="*", help="checkpoints, by name or file (default: the bundled one)")
     add_data_options(parser)
     parser.add_argument("--split", default="test", choices=("val", "test"), help="which pictures (default: test)")
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-
+    """Scores checkpoints, and prints a table; returns the exit status."""
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
     from colorize_utils.devices import keep_freed_memory

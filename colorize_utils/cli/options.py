@@ -1,4 +1,4 @@
-"""Options that several commands have, and the types of their values."""
+"""What several commands share: options, the help of a recipe's options, and argparse types."""
 
 import argparse
 from collections.abc import Callable
@@ -7,17 +7,17 @@ RECIPE_HELP = {
     "epochs": "passes over the training pictures",
     "size": "training pictures are size×size",
     "width": "scales every layer; 1 is the original network",
-    "batch_size": "pictures a step",
-    "learning_rate": "Adam's, of both networks",
+    "batch_size": "pictures in a training step",
+    "learning_rate": "learning rate of Adam, for both networks",
     "lambda_rec": "weight of the reconstruction loss",
     "lambda_adv": "weight of the adversarial loss",
     "lambda_dist": "weight of the distribution's cross-entropy (distribution)",
-    "n_critic": "critic updates a generator update (wgan)",
-    "critic_batch_size": "random pictures a critic update (wgan)",
+    "n_critic": "critic updates for each generator update (wgan)",
+    "critic_batch_size": "random pictures in a critic update (wgan)",
     "lambda_gp": "weight of the gradient penalty (wgan)",
     "discriminator_sigmoid": "the submission's sigmoid before BCEWithLogits",
     "bounded": "end the generator in a sigmoid",
-    "keep_luminance": "learn chroma alone, on the luminance that is given",
+    "keep_luminance": "keep the given luminance, and learn chroma alone",
     "decay": "let the learning rate fall to 0 over the second half",
     "flip": "mirror about half of the training pictures",
     "augment": "turn, scale, shift and light the training pictures otherwise",
@@ -27,6 +27,7 @@ RECIPE_HELP = {
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of commands that load training or evaluation pictures: data, device, seed and progress."""
     parser.add_argument(
         "--data",
         help="a folder that holds flowers-102/, a folder of pictures, or 'generated' "
@@ -34,12 +35,19 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--count", type=at_least(10), default=200, help="how many generated flowers (default: 200)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of every random choice (default: 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of every random choice (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """An argparse type: whole numbers from `least` up."""
+    """Makes an argparse type of whole numbers.
+
+    Args:
+        least: The smallest number that it takes.
+
+    Returns:
+        A function of an option's text to its number; argparse reports its errors.
+    """
 
     def number(text: str) -> int:
         value = int(text)

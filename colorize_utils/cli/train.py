@@ -1,4 +1,4 @@
-"""`train`: a recipe, in a run's folder."""
+"""`train`: trains a recipe, and keeps the run in a folder."""
 
 import argparse
 import warnings
@@ -11,13 +11,14 @@ from colorize_utils.cli.options import RECIPE_HELP, add_data_options
 from colorize_utils.recipes import RECIPES, Recipe
 
 DESCRIPTION = (
-    "Train a recipe. The run lives in a folder: best and last checkpoint, curves, and what it takes to "
-    "go on after it was stopped."
+    "Train a recipe. The run is kept in a folder: the best and the last checkpoint, curves, and the state that "
+    "--resume goes on from."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="one of the submission's models, or the one beyond")
+    """Adds the options of `train` to its parser."""
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="one of the submission's models, or the one beyond it")
     add_data_options(parser)
     parser.add_argument("--pool", action="store_true", help="deal training and validation split again, nine to one")
     parser.add_argument("--extra", type=Path, help="a folder of more training pictures; a fifth of them stays out")
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Trains a recipe, and saves its curves beside its checkpoints; returns the exit status."""
     changes = {name: getattr(options, name) for name in RECIPE_HELP if getattr(options, name) is not None}
     try:
         recipe = RECIPES[options.recipe].with_options(**changes)
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     from colorize_utils.data import load_splits
     from colorize_utils.plots import plot_history, save_figure
-    from colorize_utils.training import train
+    from colorize_utils.training import History, train
 
     splits = load_splits(
         options.data,
@@ -69,8 +71,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     print(f"{recipe.name} at {recipe.size}×{recipe.size}, width {recipe.width:g}: {sizes}", flush=True)
     folder = options.output or Path("runs") / recipe.name
 
-    def print_epoch(epoch: int, history: dict, _) -> None:
-        latest = {curve: values[-1] for curve, values in history.items() if values}  # no adversary, no curves of one
+    def print_epoch(epoch: int, history: History, _: object) -> None:
+        # Curves without values are left out: without an adversary there are no adversary's losses.
+        latest = {curve: values[-1] for curve, values in history.items() if values}
         rival = f"discriminator {latest['discriminator_loss']:.4f}  " if "discriminator_loss" in latest else ""
         print(
             f"epoch {epoch}/{recipe.epochs}  {rival}generator {latest['generator_loss']:.4f}  "
@@ -100,7 +103,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """Warnings without the place in the code, which says nothing to somebody at a terminal."""
+    """Prints warnings as one line, without the place in the code, which does not help at a terminal."""
     as_it_was = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:

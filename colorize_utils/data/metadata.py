@@ -1,8 +1,8 @@
-"""What belongs to a picture file beside its pixels, and the mark that says whose colours they are.
+"""What a picture file holds beside its pixels, and the mark that says that its colours are predicted.
 
-`read_metadata` takes from an original what still holds of the result, `save_options` hands it to Pillow in the way of
-each format, together with the `Mark`; `read_mark` finds that again. Nothing in here loses a picture: metadata that is
-broken, or that the format has no room for, is left out.
+`read_metadata` reads of an original what is still true of the result. `save_options` makes of it, and of the `Mark`,
+the arguments with which Pillow writes both into a file of each format. `read_mark` reads the mark of a result. Broken
+metadata never costs a picture: what is broken, or has no room in the format, is left out.
 """
 
 import math
@@ -10,36 +10,40 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
+from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.TiffImagePlugin import TiffImageFile
 
 from colorize_utils import __version__
 
 _DESCRIPTION, _ORIENTATION, _SOFTWARE = 0x010E, 0x0112, 0x0131
 _RESOLUTION = X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
-# What EXIF says of the scene and the camera, by tag: description, maker, model, resolution, software, date, artist,
-# copyright, rating, Windows' title to subject; and the sub-directories of exposure and place. A TIFF file's own
-# directory has the layout of its pixels besides, the orientation is applied, and a thumbnail would still be gray.
+# The EXIF tags that are kept, because they tell of the scene and the camera: description, maker, model, resolution,
+# software, date, artist, copyright, rating, Windows' title to subject; and the sub-directories of exposure and place.
+# Others are not kept: a TIFF file's own directory also has the layout of its pixels, the orientation is applied
+# already, and a thumbnail would still be gray.
 _EXIF_KEPT = (
     *(_DESCRIPTION, 0x010F, 0x0110, *_RESOLUTION, _SOFTWARE, 0x0132, 0x013B, 0x8298, 0x4746),
     *range(0x9C9B, 0x9CA0),
 )
 _EXIF_DIRECTORIES = (0x8769, 0x8825)
-_TIFF_XMP, _TIFF_IPTC = 700, 33723  # TIFF's own tags for the two
+_TIFF_XMP, _TIFF_IPTC = 700, 33723  # TIFF's own tags for XMP and IPTC
 _PHOTOSHOP_IPTC = 0x0404  # the resource of a JPEG's Photoshop segment that holds IPTC
-_SEGMENT = 65_533  # bytes that one segment of a JPEG holds
+_SEGMENT = 65_533  # bytes that a segment of a JPEG can hold
 _XMP_SEGMENT = _SEGMENT - len(b"http://ns.adobe.com/xap/1.0/\0")
-_PROFILE_KIND = slice(16, 20)  # where an ICC profile names the colours that it is for
-_DPI = range(1, 65_536)  # what a JPEG can hold; else it is nonsense anywhere
+_PROFILE_KIND = slice(16, 20)  # the bytes in which an ICC profile names its colour space
+_DPI = range(1, 65_536)  # what a JPEG can hold; in files of every format other numbers are nonsense
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-# https://iptc.org/std/photometadata/specification, 2025.1: where a picture comes from, and what made it.
+# Where a picture comes from and what made it, as in https://iptc.org/std/photometadata/specification, 2025.1.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 _MARK_PROPERTIES = ("DigitalSourceType", "AISystemUsed", "AISystemVersionUsed")
-# What XMP repeats of the gray file's own pixels, its thumbnail, and a pointer to segments that are not read.
+# Properties of XMP, by namespace, that are no longer true: what describes the gray file's pixels, its thumbnail, and a
+# pointer to further segments, which are not read.
 _XMP_OUTDATED = {
     "http://ns.adobe.com/tiff/1.0/": (
         *("Orientation", "ImageWidth", "ImageLength", "BitsPerSample", "SamplesPerPixel", "Compression"),
@@ -54,9 +58,14 @@ _XMP_OUTDATED = {
 
 @dataclass(frozen=True)
 class Mark:
-    """That a picture's colours are predicted: by which model, and in which style.
+    """Says that a picture's colours are predicted: by which model, and in which style.
 
-    checkpoint: the first twelve hexadecimal digits of the SHA-256 of the model's file; "" for a network of no file.
+    Attributes:
+        model: The model's name, or its file's.
+        checkpoint: The first twelve hexadecimal digits of the SHA-256 of the model's file; "" for a network that is
+            from no file.
+        style: The style that the picture was colorized in, "safe" or "vivid".
+        version: The version of colorize_utils.
     """
 
     model: str
@@ -65,37 +74,64 @@ class Mark:
     version: str = __version__
 
     def __str__(self) -> str:
+        """The mark as it stands in a file; `read_mark` reads it."""
         return f"colorize_utils {self.version}: colours predicted by {self.system}, style {self.style}"
 
     @property
     def system(self) -> str:
-        model = "".join(letter if letter.isprintable() else "?" for letter in self.model)  # it may be any file's name
+        """The model's name and the digits of its checkpoint; letters that cannot be printed become question marks."""
+        model = "".join(letter if letter.isprintable() else "?" for letter in self.model)  # a file may have any name
         return f"{model} ({self.checkpoint})" if self.checkpoint else model
 
     def is_of_the_same(self, other: "Mark") -> bool:
-        """Whether both are of one model and style, whatever the model's file is called and the package's version."""
+        """Whether both marks name the same model and style.
+
+        Models are the same if their checkpoints are, whatever their files are called; the versions may differ.
+
+        Args:
+            other: The mark to compare with.
+
+        Returns:
+            True if model and style are the same.
+        """
         return (self.checkpoint or self.model, self.style) == (other.checkpoint or other.model, other.style)
 
 
 _MARK = re.compile(r"colorize_utils (\S+): colours predicted by (.*?)(?: \(([0-9a-f]{12})\))?, style (\w+)\Z")
 
 
-def read_mark(path: str | os.PathLike) -> Mark | None:
-    """The mark of a result, from its head alone; None where there is none, or no picture."""
+def read_mark(path: str | os.PathLike[str]) -> Mark | None:
+    """Reads the mark of a result from the file's header, without decoding the picture.
+
+    Args:
+        path: The result's file.
+
+    Returns:
+        The mark; None where the file has none, or is no picture.
+    """
     try:
         with Image.open(path) as image:
-            # Where there is no EXIF, a PNG would be decoded whole in search of it.
+            # Pillow would decode a whole PNG in search of EXIF, so it is asked only where there is some.
             exif = image.getexif() if image.format == "TIFF" or "exif" in image.info else {}
             found = _MARK.search(exif.get(_SOFTWARE, ""))
-    except Exception:  # anything may lie there under a result's name; it is none of ours
+    except Exception:  # anything may lie there under a result's name; what cannot be read has no mark
         return None
     return Mark(found[2], found[3] or "", found[4], found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """exif: tag → entry, sub-directories as dictionaries. icc: a profile for RGB. dpi: across, down.
-    xmp, iptc: as they stood in the file. comment: a JPEG's or GIF's. text: a PNG's, by keyword."""
+    """What a picture file says beside its pixels; fields that are None or empty say nothing.
+
+    Attributes:
+        exif: Tag → entry; sub-directories are dictionaries.
+        icc: A colour profile for RGB.
+        dpi: Resolution in dots per inch, across and down.
+        xmp: The XMP packet as it stands in the file.
+        iptc: The IPTC records as they stand in the file.
+        comment: The comment of a JPEG or GIF.
+        text: The texts of a PNG, by keyword.
+    """
 
     exif: dict[int, object] = field(default_factory=dict)
     icc: bytes | None = None
@@ -106,11 +142,20 @@ class Metadata:
     text: dict[str, str] = field(default_factory=dict)
 
 
-def read_metadata(path: str | os.PathLike) -> Metadata:
-    """What a picture's file says beside its pixels and still holds once they are upright and in colour.
+def read_metadata(path: str | os.PathLike[str]) -> Metadata:
+    """Reads the metadata of a file that is still true of the picture once it is upright and in colour.
 
     EXIF comes without the orientation, which has been applied; an ICC profile only if it describes RGB, because a gray
-    or CMYK one would make the colours wrong. Raises OSError where the file cannot be opened any more.
+    or CMYK one would make the colours wrong.
+
+    Args:
+        path: The original's file.
+
+    Returns:
+        Its metadata; without the parts that are broken.
+
+    Raises:
+        OSError: The file cannot be opened any more.
     """
     with Image.open(path) as image:
         try:
@@ -118,12 +163,12 @@ def read_metadata(path: str | os.PathLike) -> Metadata:
             entries = {tag: exif[tag] for tag in _EXIF_KEPT if tag in exif}
             entries |= {tag: exif.get_ifd(tag) for tag in _EXIF_DIRECTORIES if tag in exif}
             turned = exif.get(_ORIENTATION) in (5, 6, 7, 8)
-        except Exception:  # anything may stand in EXIF, and Pillow's parser raises as much: it cannot be kept
+        except Exception:  # on broken EXIF Pillow's parser may raise anything; such EXIF cannot be kept
             entries, turned = {}, False
         info = image.info
         entries = {tag: entry for tag, entry in entries.items() if entry and _can_be_written(tag, entry)}
         dpi = _dpi(image, entries)
-        if turned:  # what was down is across
+        if turned:  # by a quarter: rows and columns have changed places
             dpi = dpi and dpi[::-1]
             across, down = entries.get(X_RESOLUTION), entries.get(Y_RESOLUTION)
             if across and down:
@@ -145,7 +190,7 @@ def _can_be_written(tag: int, entry: object) -> bool:
     alone[tag] = entry
     try:
         alone.tobytes()
-    except Exception:  # an entry of another type than its tag's, say; Pillow raises TypeError, struct.error and more
+    except Exception:  # for an entry of the wrong type, for instance, Pillow raises TypeError, struct.error and more
         return False
     return True
 
@@ -154,11 +199,12 @@ def _bytes(value: object) -> bytes | None:
     return value if isinstance(value, bytes) and value else None
 
 
-def _dpi(image: Image.Image, exif: dict[int, object]) -> tuple[float, float] | None:
-    """Dots per inch as the file's own head says, else as its EXIF does; None for what is no resolution."""
+def _dpi(image: Image.Image, exif: dict[int, Any]) -> tuple[float, float] | None:
+    """Dots per inch from the file's header, else from its EXIF; None where they are missing or implausible."""
     try:
         found = image.info.get("dpi")
-        if found is None or (image.format == "JPEG" and image.info.get("jfif_unit") not in (1, 2)):  # made up by Pillow
+        # Without a unit in a JPEG's header, Pillow makes up its dpi.
+        if found is None or (image.format == "JPEG" and image.info.get("jfif_unit") not in (1, 2)):
             per_inch = {2: 1.0, 3: 2.54}[exif.get(RESOLUTION_UNIT, 2)]
             found = tuple(float(exif[tag]) * per_inch for tag in (X_RESOLUTION, Y_RESOLUTION))
         across, down = (float(value) for value in found)
@@ -169,28 +215,37 @@ def _dpi(image: Image.Image, exif: dict[int, object]) -> tuple[float, float] | N
 
 
 def _iptc(image: Image.Image) -> object:
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return image.tag_v2.get(_TIFF_IPTC)
     photoshop = image.info.get("photoshop")
     return photoshop.get(_PHOTOSHOP_IPTC) if isinstance(photoshop, dict) else None
 
 
 def _text(image: Image.Image) -> dict[str, str]:
-    if image.format != "PNG":
+    if not isinstance(image, PngImageFile):
         return {}
     try:
-        texts = image.text  # which reads the file to its end
-    except Exception:  # what stands behind the pixels may be cut short
-        texts = {key: value for key, value in image.info.items() if isinstance(value, str)}
-    # XMP and EXIF have places of their own; "raw profiles" are EXIF and IPTC of old, written as numbers.
+        texts: dict[str, str] = dict(image.text)  # reads the file to its end
+    except Exception:  # the part behind the pixels may be cut short
+        texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    # XMP and EXIF are kept elsewhere; "raw profiles" are an old form of EXIF and IPTC, written as numbers.
     return {key: text for key, text in texts.items() if not key.startswith(("XML:", "Raw profile"))}
 
 
 def save_options(format_name: str, metadata: Metadata, mark: Mark | None = None) -> dict[str, object]:
-    """Pillow's arguments that write `metadata`, and the mark, into a file of this format, as far as it can hold them.
+    """The arguments with which Pillow writes metadata and the mark into a file, as far as its format can hold them.
 
-    JPEG: EXIF, ICC, XMP, IPTC, density, comment. PNG: EXIF, ICC, XMP, density, texts, comment. TIFF: EXIF, ICC, XMP,
-    IPTC. WebP: EXIF, ICC, XMP. BMP: density, and no mark.
+    JPEG holds EXIF, ICC, XMP, IPTC, resolution and comment; PNG holds EXIF, ICC, XMP, resolution, texts and comment;
+    TIFF holds EXIF (and the resolution in it), ICC, XMP and IPTC; WebP holds EXIF, ICC and XMP; BMP holds the
+    resolution, and no mark.
+
+    Args:
+        format_name: Pillow's name of the format: "JPEG", "PNG", "TIFF", "WEBP" or "BMP".
+        metadata: What is kept of the original.
+        mark: Says that the colours are predicted; goes into EXIF and XMP.
+
+    Returns:
+        Keyword arguments for `Image.save`.
     """
     if format_name == "BMP":
         return {"dpi": metadata.dpi} if metadata.dpi else {}
@@ -221,7 +276,7 @@ def _exif(metadata: Metadata, mark: Mark | None, more: dict[int, object], room: 
         entries |= {X_RESOLUTION: metadata.dpi[0], Y_RESOLUTION: metadata.dpi[1], RESOLUTION_UNIT: 2}  # inches
     if mark:
         entries[_SOFTWARE] = _software(entries.get(_SOFTWARE), mark)
-    # What makes it too long is a maker's own notes, in the directory of the exposure.
+    # If EXIF is too long, a camera maker's own notes are the cause; they are in the sub-directory of the exposure.
     for kept in (entries, {tag: entry for tag, entry in entries.items() if tag not in _EXIF_DIRECTORIES}):
         exif = Image.Exif()
         exif.update(kept)
@@ -232,13 +287,13 @@ def _exif(metadata: Metadata, mark: Mark | None, more: dict[int, object], room: 
 
 
 def _software(before: object, mark: Mark) -> str:
-    """The mark behind what the original was made with; in place of an earlier one."""
+    """The entry of the software: the program that made the original, then the mark, which replaces an earlier one."""
     before = _MARK.sub("", before.rstrip("\0 ")).rstrip("; ") if isinstance(before, str) else ""
     return f"{before}; {mark}" if before else str(mark)
 
 
 def _photoshop_segment(iptc: bytes | None) -> bytes:
-    """A JPEG's APP13 segment with IPTC in it; nothing, where there is none or it is too long."""
+    """A JPEG's APP13 segment with IPTC in it; empty where there is no IPTC or it is too long."""
     if not iptc:
         return b""
     resource = b"8BIM" + _PHOTOSHOP_IPTC.to_bytes(2, "big") + b"\0\0" + len(iptc).to_bytes(4, "big") + iptc
@@ -258,7 +313,7 @@ def _png_texts(metadata: Metadata, xmp: bytes | None) -> PngInfo:
 
 
 def _decoded(comment: bytes) -> str:
-    """A comment, of which neither JPEG nor GIF says the encoding."""
+    """A comment as text: UTF-8, else Latin-1, because neither JPEG nor GIF says the encoding."""
     try:
         return comment.decode().rstrip("\0")
     except UnicodeDecodeError:
@@ -266,7 +321,7 @@ def _decoded(comment: bytes) -> str:
 
 
 def _xmp(original: bytes | None, mark: Mark | None, room: float) -> bytes | None:
-    """The original's XMP without what no longer holds, and with the mark; where it is broken or too long, the mark."""
+    """The original's XMP without what is no longer true, and with the mark; if it is broken or too long, the mark."""
     packets = (_merged(original, mark) if original else None, _merged(_EMPTY, mark) if mark else None)
     return next((packet for packet in packets if packet and len(packet) <= room), None)
 
@@ -275,22 +330,25 @@ _EMPTY = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"></rdf
 
 
 def _merged(packet: bytes, mark: Mark | None) -> bytes | None:
-    """A packet of XMP (canonical XML keeps its prefixes and every character) with the mark as its last description."""
+    """An XMP packet without what is no longer true, with the mark as its last description; None if it is broken.
+
+    The packet is rewritten as canonical XML, which keeps its prefixes and every character.
+    """
     outdated = {f"{{{space}}}{name}" for space, names in _XMP_OUTDATED.items() for name in names}
     if mark:
         outdated |= {f"{{{_IPTC}}}{name}" for name in _MARK_PROPERTIES}
     try:
         if b"<!DOCTYPE" in packet:
-            return None  # entities have no business in XMP, and may grow without bound
+            return None  # XMP needs no entities, and they may expand without bound
         text = ET.canonicalize(packet.strip(b"\0 \r\n\t"), exclude_attrs=outdated, exclude_tags=outdated)
-    except Exception:  # not well-formed, or of an encoding that there is not
+    except Exception:  # not well-formed, or in an unknown encoding
         return None
     text = re.sub(r"<\?xpacket.*?\?>\s*", "", text, flags=re.DOTALL)
     ends = [found.start() for found in re.finditer(r"</(?:[\w.-]+:)?RDF>", text)]
     if not ends or _RDF not in text:
         return None
     if mark:
-        about = re.search(r'\babout="([^"]*)"', text)  # all descriptions in a packet are about the same
+        about = re.search(r'\babout="([^"]*)"', text)  # all descriptions in a packet have the same subject
         text = text[: ends[-1]] + _description(mark, about[1] if about else "") + text[ends[-1] :]
     return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{text}\n<?xpacket end="w"?>'.encode()
 

@@ -23,21 +23,31 @@ from colorize_utils.data.pictures import (
 from colorize_utils.errors import PictureError
 from colorize_utils.files import atomic_write
 
-# Formats whose further pictures are frames of an animation. A TIFF's are pages; those of other formats (a telephone's
-# JPEG or HEIC with a preview, a map of depths, a second eye) show what the first shows, and are left.
+# Formats in which several pictures are the frames of an animation. In a TIFF they are pages. In other formats the
+# further pictures show what the first shows (in a telephone's JPEG or HEIC a preview, a depth map, the picture for the
+# other eye), and are left out.
 ANIMATED = {"GIF", "PNG", "WEBP", "AVIF"}
-_ANIMATION = {"PNG", "WEBP"}  # of those, the ones that hold 24-bit colour and can be written
-_SUBFILE, _OLD_SUBFILE = 254, 255  # a TIFF's tags that tell pages from thumbnails and masks
+_ANIMATION = {"PNG", "WEBP"}  # those of `ANIMATED` that hold 24-bit colour and can be written
+_SUBFILE, _OLD_SUBFILE = 254, 255  # the tags of a TIFF that tell pages from thumbnails and masks
 
 
 class Pages:
-    """The pictures of a file, decoded as they are iterated over, each once a turn; `len` is how many there are.
+    """The pictures of a file: a TIFF's pages, an animation's frames, or the single picture of other files.
 
-    A page is valid until the next one. It lies as it was stored, with its EXIF orientation: `to_gray` and
-    `open_upright` turn it. Its `filename` is the file's and the page's number, for errors. A TIFF's thumbnails and
-    masks are no pages.
+    Each is decoded when an iteration reaches it, and is valid until the iteration goes on; `len` is how many there are.
+    A page is not turned upright yet, and has its EXIF orientation: `to_gray` and `open_upright` turn it. Its `filename`
+    is the file's name and the page's number, for errors. A TIFF's thumbnails and masks are not counted as pages.
 
-    animated: whether they are an animation's frames. pixels: how many are in memory at once, one page's or all frames'.
+    Args:
+        image: The file's image, opened and not decoded; its file must stay open.
+        name: How errors call the file.
+
+    Attributes:
+        animated: Whether the pictures are an animation's frames.
+        pixels: How many pixels are in memory at once: the largest page's, or those of all frames together.
+
+    Raises:
+        PictureError: A page has no pixels, or `pixels` is over `MAX_PIXELS`; while iterating, a page is damaged.
     """
 
     def __init__(self, image: Image.Image, name: str):
@@ -46,7 +56,7 @@ class Pages:
         frames_or_pages: int = getattr(image, "n_frames", 1)
         self.animated = image.format in ANIMATED and frames_or_pages > 1
         if self.animated:
-            # A picture for viewers that show no animations is not part of one.
+            # An animated PNG may begin with a picture for viewers that show no animations; it is not a frame.
             self._numbers = list(range(int(bool(image.info.get("default_image"))), frames_or_pages))
         elif image.format == "TIFF":
             self._numbers = [number for number in range(frames_or_pages) if self._is_page(number)] or [0]
@@ -70,18 +80,20 @@ class Pages:
         return self._image.width * self._image.height
 
     def __len__(self) -> int:
+        """How many pages or frames there are."""
         return len(self._numbers)
 
     def __iter__(self) -> Iterator[Image.Image]:
+        """Decodes one page or frame after the other."""
         for place, number in enumerate(self._numbers, start=1):
             name = self._name if len(self) == 1 else f"{self._name}, {'frame' if self.animated else 'page'} {place}"
             with reading(name):
                 if len(self) > 1:
                     self._image.seek(number)
-                self._image.filename = ""  # by a name that is none, Pillow would look for a file
+                self._image.filename = ""  # Pillow would look for a file of the name that is set below
                 self._image.load()
             if self.animated and self._image.format == "GIF" and self._image.mode == "L":
-                # Pillow (13.0) loses the palette of a frame that has one of its own after a frame of plain grays.
+                # After a frame of plain grays Pillow (13.0) loses the palette of a frame that has its own.
                 self._image.im, self._image._mode = self._image.im.convert("RGB"), "RGB"
             self._image.filename = name
             yield self._image
@@ -89,7 +101,17 @@ class Pages:
 
 @contextmanager
 def open_pages(path: Path) -> Iterator[Pages]:
-    """The pages of a picture file, which stays open within the block. Raises PictureError like `open_upright`."""
+    """Opens a picture file, which stays open within the block, and gives its pages.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Its pages or frames; one where the format holds a single picture.
+
+    Raises:
+        PictureError: The file is missing, empty, cut short, no picture, or too large.
+    """
     name = os.fspath(path)
     with reading(name):
         file = open_file(path)
@@ -100,7 +122,16 @@ def open_pages(path: Path) -> Iterator[Pages]:
 
 
 def require_room(path: Path, pages: Pages, original: Path) -> None:
-    """Raises PictureError where the format that `path` names cannot hold as many pictures."""
+    """Checks that the result's format can hold as many pictures as the original has.
+
+    Args:
+        path: The result's file, whose suffix names its format.
+        pages: The original's pages or frames.
+        original: The original's file, for the error.
+
+    Raises:
+        PictureError: The format holds a single picture, or pages where frames are needed, or the reverse.
+    """
     format_name = WRITABLE.get(path.suffix.lower())
     if len(pages) == 1 or format_name == "TIFF" or (pages.animated and format_name in _ANIMATION):
         return
@@ -111,13 +142,22 @@ def require_room(path: Path, pages: Pages, original: Path) -> None:
 def save_pages(
     coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path, original: Path, mark: Mark | None = None
 ) -> None:
-    """Writes (page of the original, its colours) pairs to one file: a TIFF with a page each, one after the other, so
-    that no more than one is in memory, or an animated PNG or WebP with the original's times. Whole or not at all.
+    """Writes several colorized pages to one file, with an atomic write.
 
-    The first page gets what is kept of `original`'s metadata, and the mark (metadata.py); a TIFF's further ones get
+    A TIFF gets a page for each, written one after the other, so that no more than one is in memory. An animated PNG or
+    WebP gets a frame for each, which is shown for as long as the original's.
+
+    The first page gets the metadata that is kept of `original`, and the mark (metadata.py); a TIFF's further pages get
     their resolution.
 
-    Raises PictureError where the file cannot be written, and what the pairs' making raises.
+    Args:
+        coloured: Pairs of a page of the original and the same page in colour ("RGB" or "RGBA"), in order.
+        path: The file to write: a TIFF, PNG or WebP.
+        original: The file that the pages are from.
+        mark: Says that the colours are predicted (`Colorizer.mark`).
+
+    Raises:
+        PictureError: The file cannot be written; besides, whatever iterating over `coloured` raises.
     """
     format_name = WRITABLE[path.suffix.lower()]
     options = SAVE_OPTIONS.get(format_name, {}) | save_options(format_name, kept_metadata(original), mark)
@@ -132,7 +172,8 @@ def save_pages(
 
 
 def _write_tiff(coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path, options: dict[str, Any]) -> None:
-    # Image.save(save_all=True) would take a list. Directories of EXIF on later pages do not survive in Pillow's writer.
+    # Not by Image.save(save_all=True), which takes a list: all pages would be in memory. Later pages get no EXIF,
+    # because Pillow's writer loses its sub-directories there.
     with AppendingTiffWriter(path, new=True) as file:
         for page, colour in coloured:
             dpi = page.info.get("dpi", (0, 0))
@@ -150,7 +191,7 @@ def _write_animation(
     loop = 0
     for page, colour in coloured:
         if not frames:
-            loop = page.info.get("loop", 1 if page.format == "GIF" else 0)  # a GIF that says nothing plays once
+            loop = page.info.get("loop", 1 if page.format == "GIF" else 0)  # a GIF without a number plays once
         frames.append(colour)
         durations.append(page.info.get("duration", 100))  # ms
     if any(frame.mode == "RGBA" for frame in frames):

@@ -1,5 +1,7 @@
-"""Picture files of any kind: opened upright, reduced to 8-bit gray, written back with what belongs to them
-(metadata.py)."""
+"""Picture files of any kind: opened upright, converted to 8-bit gray, saved with the original's metadata.
+
+What metadata a result keeps is decided in metadata.py; files that hold several pictures are read by pages.py.
+"""
 
 import functools
 import io
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -20,7 +23,10 @@ from colorize_utils.data.metadata import Mark, Metadata, read_metadata, save_opt
 from colorize_utils.errors import PictureError
 from colorize_utils.files import atomic_write
 
-# Suffix → format, for what can hold 24-bit colour, and how each is saved.
+# Whatever `to_gray` and `Colorizer.colorize` take.
+PictureLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+
+# Suffix → Pillow's name of the format, for the formats that can hold 24-bit colour: results are written in these.
 WRITABLE = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -33,9 +39,9 @@ WRITABLE = {
     ".bmp": "BMP",
 }
 READABLE = {*WRITABLE, ".gif", ".pgm", ".pbm", ".ppm", ".pnm", ".jp2", ".avif"}
-HEIF = {".heic", ".heif", ".hif"}  # what telephones write; readable where pillow-heif is installed
+HEIF = {".heic", ".heif", ".hif"}  # telephones' photographs; readable where pillow-heif is installed
 RAW = {".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
-# Suffix → what makes pictures of a kind readable that are not read as they are.
+# Suffix → what to do with a picture of a kind that cannot be read as it is.
 NOT_READ = {
     **dict.fromkeys(sorted(HEIF), "pip install pillow-heif"),
     **dict.fromkeys(sorted(RAW), "develop to TIFF or JPEG first, for instance with darktable"),
@@ -44,18 +50,21 @@ NOT_READ = {
     ".jxl": "turn into PNG first, with djxl (libjxl)",
     **dict.fromkeys((".psd", ".xcf", ".svg"), "export as TIFF or PNG first"),
 }
+# Format → Pillow's options for saving.
 SAVE_OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": 0},  # chroma is the point here: keep it at full resolution
-    # 95 of 100 would move luminance by up to 12 of 255; exact: keeps colours where they are transparent, too. For
-    # lossless files quality is effort: 40 takes two thirds of the default's time for 1 % larger files.
+    # Lossless, because a lossy quality of 95 would move luminance by up to 12 of 255. `exact` keeps the colours of
+    # transparent pixels. In lossless files `quality` is effort: 40 takes two thirds of the default's time and makes
+    # files 1 % larger.
     "WEBP": {"lossless": True, "exact": True, "quality": 40},
 }  # TIFF stays uncompressed: compressed, Pillow cannot write EXIF into it
 HOLDS_ALPHA = {"PNG", "TIFF", "WEBP"}
 MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: 0.5 GB of RGB
-_JUDGED_AT = 64  # pixels of the longer side at which `has_colours` looks at a picture
-_OFF_HUE, _OFF_LUMA = 1.6, 5.2  # its thresholds, in 8-bit steps of chroma
-_ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values:
-_TURNS = {
+_JUDGED_AT = 64  # `has_colours` looks at a picture whose longer side is reduced to this many pixels
+_OFF_HUE, _OFF_LUMA = 1.6, 5.2  # the thresholds of `has_colours`, in 8-bit steps of chroma
+_ORIENTATION = 0x0112  # the EXIF tag
+# Value of the orientation → the transposition that turns the picture upright. (Anything may stand in EXIF.)
+_TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -68,9 +77,10 @@ _TURNS = {
 
 @functools.cache
 def reads_heif() -> bool:
-    """Whether HEIC pictures can be read: hands pillow-heif to Pillow, where it is installed.
+    """Registers pillow-heif with Pillow where it is installed, and tells whether HEIC pictures can be read.
 
-    It turns pictures upright by the file's own rotation, by which all programs go, and says in EXIF that it did.
+    pillow-heif turns pictures upright by the rotation in the file's container, as other programs do, and resets the
+    EXIF orientation, so that they are not turned twice.
     """
     try:
         import pillow_heif
@@ -81,7 +91,7 @@ def reads_heif() -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether this is a file that by its name is a picture that can be read; hidden files are not."""
+    """Whether `path` is a file, not a hidden one, whose suffix says that it is a picture that can be read."""
     suffix = path.suffix.lower()
     readable = suffix in READABLE or (suffix in HEIF and reads_heif())
     return readable and not path.name.startswith(".") and path.is_file()
@@ -89,16 +99,24 @@ def is_picture(path: Path) -> bool:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Within the block nothing is said of large pictures and odd metadata, of which Pillow warns on every one."""
+    """Silences warnings within the block: Pillow warns of every large picture and of all odd metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Image:
-    """A picture decoded and turned as its EXIF orientation says. Of several frames, the first (`pages` has all).
+def open_upright(picture: str | os.PathLike[str] | bytes | Image.Image) -> Image.Image:
+    """Decodes a picture and turns it upright, as its EXIF orientation says.
 
-    Raises PictureError where it is missing, empty, cut short, no picture, or larger than `MAX_PIXELS`.
+    Args:
+        picture: A path, the content of a file, or a Pillow image. Of several frames or pages the first is taken
+            (`pages.open_pages` reads all).
+
+    Returns:
+        The picture, decoded, in the mode that it is stored in.
+
+    Raises:
+        PictureError: The picture is missing, empty, cut short, no picture, or larger than `MAX_PIXELS`.
     """
     name = _name(picture)
     with reading(name):
@@ -111,9 +129,20 @@ def open_upright(picture: str | os.PathLike | bytes | Image.Image) -> Image.Imag
             return _decoded(open_image(file), name)
 
 
-def open_file(path: str | os.PathLike) -> io.BufferedReader:
-    """A picture's file, open to read; within `reading`. Raises PictureError where it is empty or of a kind that Pillow
-    would take for another: in a camera's raw file, a TIFF, it finds the thumbnail."""
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a picture's file for reading; to be called within `reading`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The open file.
+
+    Raises:
+        PictureError: The file is empty, or is a camera's raw file: most of these are TIFF files, and Pillow would
+            open the thumbnail in them as if it were the picture.
+        OSError: The file cannot be opened; `reading` makes a PictureError of it.
+    """
     _require_content(os.fspath(path), os.stat(path).st_size)
     suffix = Path(path).suffix.lower()
     if suffix in RAW:
@@ -121,16 +150,32 @@ def open_file(path: str | os.PathLike) -> io.BufferedReader:
     return open(path, "rb")
 
 
-def open_image(file: io.BufferedIOBase) -> Image.Image:
-    """What Pillow makes of an open file, not yet decoded. Not of a path: it maps uncompressed gray files into memory
-    then, and (13.0) takes width for height in TIFF files that lie on their side."""
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Opens an image with Pillow, without decoding it yet.
+
+    It takes an open file and no path, because Pillow maps an uncompressed gray file into memory when it is given its
+    path, and then (13.0) confuses width and height in TIFF files whose orientation lies on its side.
+
+    Args:
+        file: The file, open for reading; it must stay open until the image is decoded.
+
+    Returns:
+        The image, whose pixels are read at its first use.
+    """
     reads_heif()
     return Image.open(file)
 
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Within the block, whatever Pillow raises about the picture of this name becomes a PictureError."""
+    """Turns whatever Pillow raises within the block into a PictureError; silences its warnings.
+
+    Args:
+        name: How the errors call the picture, usually its path.
+
+    Raises:
+        PictureError: The picture cannot be read; the message says why, and what to do.
+    """
     try:
         with without_warnings():
             yield
@@ -146,7 +191,7 @@ def reading(name: str) -> Iterator[None]:
     except PermissionError as error:
         raise PictureError(f"{name} may not be read; check its permissions") from error
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, RuntimeError, struct.error) as error:
-        # what decoders raise on broken files
+        # All of these are raised by decoders on broken files.
         raise PictureError(f"{name} is damaged or cut short ({error}); get a fresh copy") from error
 
 
@@ -159,14 +204,14 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # anything may stand in EXIF, and Pillow's parser raises as much; the picture itself is whole
+    except Exception:  # on broken EXIF Pillow's parser may raise anything; the picture itself is whole
         orientation = None
     method = _TURNS.get(orientation)
     return image if method is None else image.transpose(method)
 
 
 def _name(picture: object) -> str:
-    """For errors: the path, that of an opened image, or that there is none."""
+    """How errors call a picture: its path, the path that an image was opened from, or "the picture"."""
     if isinstance(picture, (str, os.PathLike)):
         return os.fspath(picture)
     return str(getattr(picture, "filename", "") or "the picture")
@@ -178,7 +223,15 @@ def _require_content(name: str, length: int) -> None:
 
 
 def require_size(name: str, size: tuple[int, int]) -> None:
-    """Raises PictureError where a picture has no pixels, or more than `MAX_PIXELS`."""
+    """Checks that a picture has pixels, and no more than `MAX_PIXELS`.
+
+    Args:
+        name: How the error calls the picture.
+        size: Width and height in pixels.
+
+    Raises:
+        PictureError: It has none, or too many.
+    """
     width, height = size
     if width == 0 or height == 0:
         raise PictureError(f"{name} has no pixels ({width}×{height})")
@@ -190,23 +243,34 @@ def require_size(name: str, size: tuple[int, int]) -> None:
 
 @dataclass(frozen=True)
 class GrayPicture:
-    """gray: (H, W) uint8, the picture's luma. alpha: (H, W) uint8, or None where the picture is opaque."""
+    """A picture in gray, and its transparency.
+
+    Attributes:
+        gray: (H, W) uint8, the picture's luma.
+        alpha: (H, W) uint8, or None where the picture is opaque.
+    """
 
     gray: np.ndarray
     alpha: np.ndarray | None = None
 
 
-def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor) -> GrayPicture:
-    """Any picture as upright 8-bit gray, Rec. 601 luma as Pillow computes it, and its alpha.
+def to_gray(picture: PictureLike) -> GrayPicture:
+    """Converts any picture to upright 8-bit gray, Rec. 601 luma as Pillow computes it, and its alpha.
 
-    Pillow images of every mode: 1-bit, 8-bit, 16-bit (v / 257, rounded), 32-bit integers, float, palette, alpha, CMYK,
-    YCbCr, LAB, HSV. A float or 32-bit image is taken in the smallest of the ranges [0, 1] (floats), [0, 255] and
-    [0, 65535] that holds it.
+    Args:
+        picture: A path, the content of a file, a Pillow image, an array or a tensor.
+            Files and Pillow images may have every mode: 1-bit, 8-bit, 16-bit (v / 257, rounded), 32-bit integers,
+            float, palette, alpha, CMYK, YCbCr, LAB, HSV. The range of a float or 32-bit image is taken to be the
+            smallest of [0, 1] (floats only), [0, 255] and [0, 65535] that holds all of its values.
+            Arrays are (H, W), or (H, W, C) with 1, 2 (gray, alpha), 3 or 4 channels; bool, uint8, uint16, or float in
+            [0, 1]. Tensors are (H, W) or (C, H, W), with the same types and channels.
 
-    Arrays: (H, W), or (H, W, C) with 1, 2 (gray, alpha), 3 or 4 channels; bool, uint8, uint16, or float in [0, 1].
-    Tensors: (H, W) or (C, H, W), with the same types and channels.
+    Returns:
+        The gray picture, upright, with its alpha.
 
-    Raises PictureError where the picture cannot be read, ValueError where an array's shape, type or range does not fit.
+    Raises:
+        PictureError: The picture cannot be read.
+        ValueError: An array's shape, type or range does not fit.
     """
     if isinstance(picture, Tensor):
         picture = picture.detach().cpu()
@@ -221,14 +285,14 @@ def to_gray(picture: str | os.PathLike | bytes | Image.Image | np.ndarray | Tens
             values, sixteen = np.asarray(image), image.mode[:2] == "I;" or image.format == "PPM"
             return GrayPicture(_levels(values, name, floats=image.mode == "F", sixteen=sixteen), alpha)
         return GrayPicture(np.asarray(_to_l(image)), alpha)
-    except (ValueError, OSError) as error:  # a mode that Pillow cannot convert
+    except (ValueError, OSError) as error:  # Pillow cannot convert the mode
         raise PictureError(f"{name} cannot be turned gray ({error}); save it as an 8-bit PNG first") from error
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         return np.asarray(image.getchannel(image.mode[-1]))
-    if image.mode.startswith("I") and "transparency" in image.info:  # 16-bit gray, of which one level is transparent
+    if image.mode.startswith("I") and "transparency" in image.info:  # 16-bit gray, one level of which is transparent
         return np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
     if not image.has_transparency_data:
         return None
@@ -240,10 +304,10 @@ def _to_l(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In a mode that Pillow converts rightly to others."""
+    """The image in a mode from which Pillow's `convert` gives right results."""
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        image = ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
     elif image.mode == "La":
         image = image.convert("LA")
     elif image.mode in ("RGBa", "PA"):
@@ -254,17 +318,25 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def has_colours(image: Image.Image) -> bool:
-    """Whether a decoded picture has colours of its own; a toned print (sepia, cyanotype), a yellowed one and the noise
-    of a gray picture's JPEG have not.
+    """Whether a picture has colours of its own, other than a toned print's.
 
-    In a toned print chroma follows from luma, and what time and scanner add lies on one line of hue. So of chroma
-    (Cb, Cr) at a long side of 64 pixels, which averages noise away, a cubic in luma is taken off; colours are what is
-    left off the line of most variance, or is so much that no toning explains it.
+    A toned print (sepia, cyanotype), a yellowed one and a gray picture with a JPEG's colour noise have none.
+
+    In a toned print chroma is a function of luma, and what time and scanner add varies along one line of hue. The
+    picture is therefore reduced to a long side of 64 pixels, which averages noise away, and chroma (Cb, Cr) is fitted
+    by a cubic polynomial in luma. The picture has colours if the residuals spread far across their principal axis
+    (several hues), or are larger altogether than toning explains.
 
     Of 858 photographs of flowers (others than the thresholds were chosen by) 24 were taken for prints: 10 are black and
-    white, the rest white flowers before black and pictures of one hue. Of their copies made sepia, cyanotype, selenium,
-    split-toned, stained, noisy, or gray JPEGs, one in 8,580 was taken for colour. Of the photographs faded to 35 % of
-    their chroma, 24 % were taken for prints.
+    white, the rest show white flowers before black, or a single hue. Of the photographs' copies made sepia, cyanotype,
+    selenium, split-toned, stained, noisy, or gray JPEGs, one in 8,580 was taken for a colour picture. Of the
+    photographs faded to 35 % of their chroma, 24 % were taken for prints.
+
+    Args:
+        image: A picture of any mode.
+
+    Returns:
+        True where it has colours of its own.
     """
     if image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F")):
         return False
@@ -281,14 +353,17 @@ def has_colours(image: Image.Image) -> bool:
 
 
 def _levels(values: np.ndarray, name: str, floats: bool, sixteen: bool) -> np.ndarray:
-    """(H, W) uint8 of wide values, by the range that they are in."""
+    """8-bit levels (H, W) of 16-bit, 32-bit or float values, scaled from the range that they are in.
+
+    floats: whether [0, 1] is a possible range. sixteen: whether the range is known to be [0, 65535].
+    """
     values = values.astype(np.float64)
-    lowest, highest = values.min(), values.max()  # NaN, if there is one
+    lowest, highest = values.min(), values.max()  # NaN if any value is, which fails the comparison below
     if not (lowest >= 0 and highest <= 65535):
         raise PictureError(f"{name} has values in {lowest:g} … {highest:g}; scale them to 0 … 1, 0 … 255 or 0 … 65535")
     if sixteen or highest > 255:
         values = values / 257
-    elif floats and highest <= 1.001:  # resampling may have overshot a little
+    elif floats and highest <= 1.001:  # a little over 1, because resampling may overshoot
         values = values.clip(0, 1) * 255
     return np.rint(values).astype(np.uint8)
 
@@ -325,15 +400,22 @@ def _array_levels(array: np.ndarray) -> np.ndarray:
 
 
 def save_picture(
-    image: Image.Image, path: str | os.PathLike, original: str | os.PathLike | None = None, mark: Mark | None = None
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    original: str | os.PathLike[str] | None = None,
+    mark: Mark | None = None,
 ) -> None:
-    """Writes `image` in the format that `path`'s suffix names, whole or not at all.
+    """Saves a picture in the format that the path's suffix names, with an atomic write.
 
-    original: the file whose metadata is kept, as far as it still holds and the format has room for it: EXIF, ICC, XMP,
-    IPTC, resolution, comment (`metadata.save_options` says which format holds what).
-    mark: says in EXIF and XMP that the colours are predicted (`Colorizer.mark`); a BMP file cannot say it.
+    Args:
+        image: The picture, in a mode that the format can hold; "RGBA" only where the format holds transparency.
+        path: The file to write, whose suffix is one of `WRITABLE`.
+        original: The file whose metadata is kept, as far as it is still true of the result and the format has room for
+            it: EXIF, ICC, XMP, IPTC, resolution, comment (`metadata.save_options` says which format holds what).
+        mark: Says in EXIF and XMP that the colours are predicted (`Colorizer.mark`); a BMP file has no room for it.
 
-    Raises PictureError where the format cannot hold the picture, the original is gone, or the file cannot be written.
+    Raises:
+        PictureError: The format cannot hold the picture, the original is gone, or the file cannot be written.
     """
     path = Path(path)
     format_name = WRITABLE.get(path.suffix.lower())
@@ -347,12 +429,22 @@ def save_picture(
             image.save(temporary, format=format_name, **options)
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from error
-    except (ValueError, TypeError, RuntimeError, struct.error) as error:  # Pillow's encoders, on metadata or sizes
+    except (ValueError, TypeError, RuntimeError, struct.error) as error:  # from encoders, about metadata or sizes
         raise PictureError(f"{path} cannot be written: {error}; choose another format") from error
 
 
-def kept_metadata(original: str | os.PathLike | None) -> Metadata:
-    """What of `original`'s metadata its result keeps. Raises PictureError where the file is gone."""
+def kept_metadata(original: str | os.PathLike[str] | None) -> Metadata:
+    """Reads the metadata that a result keeps of its original.
+
+    Args:
+        original: The original's file; None gives no metadata.
+
+    Returns:
+        The metadata that is still true of a result in colour.
+
+    Raises:
+        PictureError: The file is gone, or is no picture any more.
+    """
     if original is None:
         return Metadata()
     try:

@@ -1,4 +1,4 @@
-"""From a gray picture to one in colour: `Colorizer` for one (colorizer.py), `colorize_files` for many (batch.py)."""
+"""Gray pictures to colour pictures: `Colorizer` for one (colorizer.py), `colorize_files` for many (batch.py)."""
 
 from colorize_utils.inference.batch import colorize_files
 from colorize_utils.inference.colorizer import DEFAULT_STYLE, STYLES, Colorizer

@@ -1,4 +1,4 @@
-"""Pictures by the folder: what goes where, what is left alone, and a report of it all."""
+"""Many pictures at once: which file a result goes to, what is left alone, and a report of what was done."""
 
 import hashlib
 import inspect
@@ -34,26 +34,33 @@ ADDITION = "-colorized"
 
 
 def _usable_cores() -> int:
-    """The cores that this process may use, which a container or a cluster's job often has fewer of than there are."""
+    """The number of cores that this process may use; in a container or a cluster's job often fewer than there are."""
     if hasattr(os, "process_cpu_count"):  # from Python 3.13
         return os.process_cpu_count() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# While one picture is in the network, others are read, merged and written: on two cores, two at once took little more
-# than half of the time that one at a time took (bundled network, tests/benchmarks/folder.py), and more gained nothing.
+# Pictures in work at once: while one is in the network, others are read, merged and written. On two cores, two at once
+# took little more than half of the time that one at a time took (bundled network, tests/benchmarks/folder.py), and more
+# than two gained nothing.
 AT_ONCE = max(2, min(8, _usable_cores()))
-# … but no more pixels than two photographs of 24 megapixels, whose memory (1 GB) would otherwise grow with the cores.
+# Their pixels together: two photographs of 24 megapixels, which take 1 GB of memory. Without this bound the memory
+# would grow with the number of cores.
 PIXELS_AT_ONCE = 50_000_000
 
 
 @dataclass
 class BatchReport:
-    """written, skipped: result files, new and found finished; failed: a line for each picture that has none.
+    """What became of the pictures that `colorize_files` was given.
 
-    coloured: originals that were opened and have colours of their own (`has_colours`; of several pages, any); left:
-    those of them that were left alone for it. unread: how many files of a folder are no pictures that are read, by
-    their suffix in lower case. others: those of the skipped whose mark names another model or style, and that mark.
+    Attributes:
+        written: Results that were written.
+        skipped: Results that existed already and were left as they are.
+        failed: A line for each picture that has no result.
+        others: Those of `skipped` whose mark names another model or style, each with that mark.
+        coloured: Originals that were opened and have colours of their own (`has_colours`; of several pages, any).
+        left: Originals that were left alone because they have colours of their own.
+        unread: How many files of the folders cannot be read as pictures, by their suffix in lower case.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -76,23 +83,36 @@ def colorize_files(
     mark: bool = True,
     **how: Any,
 ) -> BatchReport:
-    """Colorizes files and whole folders, and goes on where one fails.
+    """Colorizes files and whole folders; if a picture fails, the others are still done.
 
-    pictures: files or folders. output: for one file, the file to write or the folder to write it to; otherwise the
-    folder that gets the same relative names. By default NAME-colorized beside each file or folder. `how` goes to
-    `Colorizer.colorize`. skip_colour: leaves pictures that have colours of their own, and such pages as they are. mark:
-    whether results say that their colours are predicted, by which model and in which style.
+    A result keeps its original's format where that can hold colour; otherwise it becomes a PNG (`scan.gif` →
+    `scan.gif.png`, `IMG_1.heic` → `IMG_1.heic.png`), which keeps luminance exactly, as JPEG would not. All pages of a
+    TIFF file are pages of the result, and the frames of an animation are frames (those of a GIF become an animated
+    PNG). Results that exist are left as they are, so that a second run goes on where the first stopped; for a single
+    file that is an error, since nothing would be done. An original is never replaced.
 
-    A result keeps its original's format where that can hold colour, else it becomes PNG (`scan.gif` → `scan.gif.png`,
-    `IMG_1.heic` → `IMG_1.heic.png`), which keeps luminance as JPEG would not. All pages of a TIFF file are pages of the
-    result, and an animation's frames are frames (a GIF's of an animated PNG). Results that exist are left as they are,
-    so that a second run goes on where the first stopped; for a single file that is an error, since nothing would be
-    done. `overwrite` replaces them; an original is never replaced.
+    Whatever goes wrong with one picture becomes a line of the report.
 
-    Whatever goes wrong with one picture is a line of the report. Raises TypeError and ValueError where `how` does not
-    fit.
+    Args:
+        colorizer: What colorizes.
+        pictures: Files or folders.
+        output: For one file, the file to write, or the folder to write it to; otherwise the folder in which results
+            have the originals' relative names. By default NAME-colorized beside each file or folder.
+        overwrite: Replaces results that exist.
+        skip_colour: Leaves pictures alone that have colours of their own (`has_colours`); of several pages, those that
+            have keep their colours.
+        progress: Shows a progress bar where there are several pictures.
+        mark: Whether results say that their colours are predicted, by which model and in which style.
+        **how: Goes to `Colorizer.colorize`.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: `how` has an argument that `Colorizer.colorize` does not take.
+        ValueError: The model does not have the style.
     """
-    inspect.signature(colorizer.colorize).bind(None, **how)  # what is wrong with all of them is no picture's fault
+    inspect.signature(colorizer.colorize).bind(None, **how)  # raises here what would otherwise fail for every picture
     if how.get("style") not in (None, *colorizer.styles):
         raise ValueError(f"style must be one of {', '.join(colorizer.styles)}, got {how['style']!r}")
     report = BatchReport()
@@ -106,7 +126,7 @@ def colorize_files(
     room = _Room(PIXELS_AT_ONCE)
 
     def colorize(original: Path, target: Path) -> tuple[str, bool]:
-        """The report's list that it belongs to, and whether it has colours of its own."""
+        """Colorizes a picture; returns the report's list that it belongs to, and whether it has colours of its own."""
         if target.resolve() in originals:
             raise PictureError(f"{target} is an original; choose another output")
         if claimed[target] != original:
@@ -135,7 +155,7 @@ def colorize_files(
             return "written", any(own_colours)
 
     workers = max(1, min(AT_ONCE, len(jobs)))
-    # Around all threads, because what one of them does to the filters of warnings, it does to all.
+    # Warnings are silenced around all threads, because their filters are the whole process's.
     with without_warnings(), colorizer.shared_by(workers), ThreadPoolExecutor(workers) as pool:
         try:
             running = [pool.submit(colorize, *job) for job in jobs]
@@ -149,22 +169,25 @@ def colorize_files(
                 getattr(report, outcome).append(original if outcome == "left" else target)
                 if coloured:
                     report.coloured.append(original)
-        except BaseException:  # an interrupt, above all: what has begun is finished, the rest is left
+        except BaseException:  # usually an interrupt: pictures in work are finished, the others are not begun
             pool.shutdown(cancel_futures=True)
             raise
-        # All of them, since an album may have been begun, gone on with and ended with three models: a head takes a
-        # fraction of a millisecond to read, and a picture many to colorize.
+        # Every result's mark is read, because an album may have been colorized by several models, one after the other.
+        # It is quick: reading a header takes a fraction of a millisecond.
         found = ((path, read_mark(path)) for path in report.skipped)
         report.others = [(path, other) for path, other in found if other and not other.is_of_the_same(own)]
     return report
 
 
 class _Room:
-    """As many pixels as may be in memory at once; a picture of more than that has it for itself."""
+    """Bounds the pixels in memory at once: a picture waits until there is room for it.
+
+    A picture that is larger than the bound waits until no other is in memory.
+    """
 
     def __init__(self, pixels: int):
         self._all = self._free = pixels
-        self._door = threading.Lock()  # one picture at a time waits for room, so that none passes a large one for ever
+        self._door = threading.Lock()  # one picture waits for room at a time: small ones cannot overtake a large one
         self._changed = threading.Condition()
 
     @contextmanager
@@ -191,19 +214,19 @@ def _line(original: Path, error: Exception) -> str:
         return str(error)
     if is_out_of_memory(error):
         return f"{original} needs more memory than there is; make it smaller"
-    if isinstance(error, OSError):  # it vanished, say, after it was opened
+    if isinstance(error, OSError):  # for instance, it vanished after it was opened
         return f"{original} cannot be colorized: {error.strerror or error}; check that it is there, and try again"
     return f"{original} cannot be colorized ({type(error).__name__}: {error}); save it anew as a PNG, and try that"
 
 
 def _jobs(pictures: Iterable[Path], output: Path | None, report: BatchReport) -> Iterable[tuple[Path, Path]]:
-    """(original, target) pairs; folders that cannot be used become failures, other files are counted."""
+    """(original, target) pairs; folders that cannot be used are reported as failures, other files are counted."""
     pictures = list(pictures)
     for given in pictures:
         if not given.is_dir():
             yield given, _file_target(given, output, several=len(pictures) > 1)
             continue
-        absolute = Path(os.path.abspath(given))  # gives "." and ".." their names, and leaves a link its own
+        absolute = Path(os.path.abspath(given))  # names what "." and ".." stand for; a link keeps its own name
         if output is not None:
             folder = output / absolute.name if len(pictures) > 1 else output
         else:
@@ -219,7 +242,7 @@ def _jobs(pictures: Iterable[Path], output: Path | None, report: BatchReport) ->
 
 
 def _pictures_below(folder: Path, results: Path, report: BatchReport) -> Iterator[Path]:
-    """A folder's pictures, but not those in the folder of `results`: results among the originals are no originals."""
+    """A folder's pictures, except those in the folder `results`, which may lie below it."""
 
     def cannot_be_listed(error: OSError) -> None:
         report.failed.append(f"{error.filename} cannot be listed: {error.strerror}; check its permissions")
@@ -250,7 +273,7 @@ def _colour_name(path: Path, addition: str = "") -> Path:
     else:
         stem, suffix = path.name, ".png"
     name = stem + suffix
-    if len(os.fsencode(name)) > MAX_NAME:  # what is cut off lives on in the digest, so that no two become one
+    if len(os.fsencode(name)) > MAX_NAME:  # the digest keeps names apart that differ only in what is cut off
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
         name = f"{shortened(stem, MAX_NAME - len(os.fsencode(suffix)) - 1 - len(digest))}-{digest}{suffix}"
     return path.with_name(name)

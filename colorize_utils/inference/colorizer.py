@@ -1,8 +1,8 @@
 """`Colorizer`: any picture in, the same size in colour out.
 
-The network sees the picture at its working size, some 64 or 256 pixels a side; what it is asked for is the chroma,
-which the eye resolves poorly. Luminance, which carries the sharpness, is the one that was given: kept to the pixel
-(colour.py), whatever the size. The submission instead squashes a picture to a square and shows the network's own
+The network sees the picture at its working size, for example 64 or 256 pixels a side, and only its chroma is used,
+which the eye resolves poorly. Luminance, which carries the sharpness, is the given picture's, kept exactly at every
+pixel (colour.py), whatever the size. The submission instead squashes a picture to a square and shows the network's own
 output; `keep_luminance=False` gives that, clamped and scaled back up.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,29 +22,33 @@ from colorize_utils import palette
 from colorize_utils.checkpoints import DEFAULT, load_generator
 from colorize_utils.colour import chroma_of, merge, unit, with_chroma
 from colorize_utils.data.metadata import Mark
-from colorize_utils.data.pictures import to_gray
+from colorize_utils.data.pictures import PictureLike, to_gray
 from colorize_utils.devices import choose_device
 from colorize_utils.errors import CheckpointError, DeviceError
 from colorize_utils.inference.quantization import Int8Network
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
-_STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # of a network that predicts a distribution
+_STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # how chroma is read from a predicted distribution
 STYLES = tuple(_STYLES)
-# The calmer one on people and things, of which the bundled network knows nothing; on flowers a matter of taste.
+# The calmer style suits people and things, which the bundled network was not trained on; on flowers it is a matter of
+# taste.
 DEFAULT_STYLE = "safe"
-_MOST = 1e6  # what a network may answer, of colours in [0, 1] or as logits: merging takes no more in float32
-_BAND = 1 << 16  # pixels merged at a time: bounds the memory of a large photograph, and stays in the cache
+_MOST = 1e6  # largest magnitude of an output, colours or logits, that merging in float32 can take
+_BAND = 1 << 16  # pixels merged at a time: bounds the memory that a large photograph takes, and fits the CPU's cache
 
 
 class _Shares:
-    """How many threads share the cores: the number of PyTorch's threads is the whole process's, so the blocks of
-    `Colorizer.shared_by` are counted for all colorizers together, however they overlap."""
+    """Shares the cores among the threads that colorize, by setting the number of PyTorch's own threads.
 
-    def __init__(self):
+    That number is the whole process's, so the workers of all blocks of `Colorizer.shared_by` are counted together,
+    whichever colorizer they belong to and however they overlap.
+    """
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._workers = 0
-        self._threads = 0  # the process's number, before the first block began
+        self._threads = 0  # PyTorch's number of threads before the first block began
 
     def enter(self, workers: int) -> None:
         with self._lock:
@@ -55,8 +60,8 @@ class _Shares:
     def leave(self, workers: int) -> None:
         with self._lock:
             self._workers -= workers
-            # In every block, not only in the last one: each thread remembers a number of its own besides, and those
-            # that colorize in the blocks that remain keep their share by that.
+            # At the end of every block, not only of the last: PyTorch also keeps a number for each thread, so this
+            # thread gets the old one back, while threads that colorize in other blocks keep their share.
             torch.set_num_threads(self._threads)
 
 
@@ -64,18 +69,26 @@ _SHARES = _Shares()
 
 
 class Colorizer:
-    """A generator made ready for people's own pictures.
+    """A generator, prepared to colorize pictures of any kind and size.
 
-    network: gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1]; a copy of it is made ready on `device`.
-    size: its working size, pixels a side of a square; other aspects get the same area. name: for tables.
-    int8: computes in 8-bit integers, on the CPU: several times faster, nearly the same pictures.
-    compiled: compiles the network at its first pictures, which takes half a minute or more.
-    checkpoint: the SHA-256 of the file that the network is from, for `mark`.
+    Several threads may colorize at once: the network takes one picture at a time, on all cores, while other pictures
+    are read, merged and written. `shared_by` is quicker for many pictures on a CPU.
 
-    Several threads may colorize at once: the network takes one picture at a time and all of the machine for it, while
-    other pictures are read, merged and written. `shared_by` is quicker for many pictures on a CPU.
+    Args:
+        network: Gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1], or a distribution over colours (palette.py);
+            it is copied to `device`, its batch norms fused.
+        size: Its working size, pixels a side of a square; pictures of other aspects get the same area.
+        name: How tables, errors and marks call it.
+        device: Where it computes; by default the fastest device there is, for `int8` the CPU.
+        int8: Computes in 8-bit integers, on the CPU: several times faster, nearly the same pictures.
+        compiled: Compiles the network at its first pictures, which takes half a minute or more.
+        checkpoint: The SHA-256 of the file that the network is from, for `mark`; "" where it is from none.
 
-    Raises DeviceError where the device is not there, or int8 cannot be had.
+    Attributes:
+        has_distribution: Whether the network predicts a distribution over colours.
+
+    Raises:
+        DeviceError: The device is not there, or int8 cannot be used.
     """
 
     def __init__(
@@ -93,56 +106,72 @@ class Colorizer:
         if int8 and self.device.type != "cpu":
             raise DeviceError(f"int8 computes on the CPU, not on {self.device}; leave out one of the two")
         if isinstance(network, MeanColour):
-            network = network.generator  # the mean is one of its styles
+            network = network.generator  # its distribution; the mean colour is the style "safe"
         self.has_distribution = predicts_distribution(network)
+        self.network: Callable[..., Tensor]
         if int8:
             self.network = Int8Network(network, size)
         else:
-            # Channels-last spares the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
+            # Channels-last saves the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
             layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
-            self.network = fuse_batch_norms(network).to(self.device, memory_format=layout)
+            self.network = fuse_batch_norms(network).to(self.device).to(memory_format=layout)
         if compiled and not int8:
-            # Frozen: the compiler may then lay the weights out once and for all.
-            options = {"freezing": True} if self.device.type == "cpu" else None
-            self.network = torch.compile(self.network, options=options)
+            # Freezing makes the weights constants, whose layout in memory the compiler may choose.
+            options: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True}
+            self.network = torch.compile(self.network, options=options if self.device.type == "cpu" else None)
         self.size = size
         self.name = name
         self.checkpoint = checkpoint
         self._turn = threading.Lock()
         self._sharing = 0  # blocks of `shared_by` that are open
-        # ONNX Runtime has threads of its own; what is compiled anew for each number of threads is no gain.
+        # ONNX Runtime has threads of its own; a compiled network would be compiled again for another number of threads.
         self._can_be_shared = self.device.type == "cpu" and not (int8 or compiled)
 
     @classmethod
     def from_checkpoint(
         cls,
-        name_or_path: str | os.PathLike = DEFAULT,
+        name_or_path: str | os.PathLike[str] = DEFAULT,
         device: str | torch.device | None = None,
         progress: bool = True,
-        **how,
+        **how: Any,
     ) -> "Colorizer":
-        """A colorizer from a checkpoint of the registry, by default the bundled one, or from a file.
+        """Makes a colorizer from a checkpoint; architecture and width are recognised from its file.
 
-        Architecture and width are recognised from the file; `how` goes to `Colorizer`. Raises CheckpointError
-        (checkpoints.py), and what `Colorizer` raises.
+        Args:
+            name_or_path: A name of the registry (checkpoints/hub.py), a link or a file; by default the bundled
+                checkpoint.
+            device: Where it computes; by default the fastest device there is, for `int8` the CPU.
+            progress: Shows the progress of a download.
+            **how: Goes to `Colorizer`: `int8`, `compiled`.
+
+        Returns:
+            The colorizer, with the checkpoint's working size and name.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be fetched or read.
+            DeviceError: The device is not there, or int8 cannot be used.
         """
         loaded = load_generator(name_or_path, progress=progress)
         return cls(loaded.predictor, loaded.size, loaded.name, device, checkpoint=loaded.sha256, **how)
 
     @contextlib.contextmanager
     def shared_by(self, workers: int) -> Iterator[None]:
-        """Within the block, the threads that colorize on a CPU do not wait for one another: each of the `workers` has
-        its share of the cores. On a GPU, in int8 and compiled they take turns as ever.
+        """Gives each of several threads that colorize within the block its share of the CPU's cores.
 
-        A folder then takes about a sixth less time, with the bundled network as with a U-Net of full width at 256×256
-        (two cores), because cores do not wait for each other at the end of each layer. It takes the memory of as many
-        pictures. The number of threads is the whole process's; when all blocks have ended, it is what it was.
+        The threads then do not wait for one another. On a GPU, in int8 and compiled they take turns as usual.
+
+        A folder takes about a sixth less time, with the bundled network as with a U-Net of full width at 256×256 (two
+        cores), because cores do not wait for each other at the end of each layer. As many pictures are in memory at
+        once. PyTorch's number of threads is the whole process's; when all blocks have ended, it is what it was.
+
+        Args:
+            workers: How many threads colorize.
         """
         if not self._can_be_shared:
             yield
             return
         _SHARES.enter(workers)
-        with self._turn:  # a picture that has all of the machine is finished first
+        with self._turn:  # a picture that was begun on all cores is finished first
             self._sharing += 1
         try:
             yield
@@ -158,31 +187,48 @@ class Colorizer:
 
     @property
     def default_style(self) -> str:
+        """The style of results where none is asked for: `DEFAULT_STYLE`, where the network has it."""
         return DEFAULT_STYLE if DEFAULT_STYLE in self.styles else self.styles[0]
 
     def mark(self, style: str | None = None) -> Mark:
-        """What a file of a result should say of its colours: that they are predicted, by which model, in which style.
+        """Makes the mark for a result's file: that its colours are predicted, by which model and in which style.
 
-        `save_picture(image, path, mark=colorizer.mark())` writes it. Raises ValueError where the network does not have
-        the style.
+        `save_picture(image, path, mark=colorizer.mark())` writes it.
+
+        Args:
+            style: The style that the picture was colorized in; by default `default_style`.
+
+        Returns:
+            The mark.
+
+        Raises:
+            ValueError: The network does not have the style.
         """
         return Mark(self.name, self.checkpoint[:12], self._known(style))
 
     def colorize(
-        self, picture, keep_luminance: bool = True, strength: float = 1.0, style: str | None = None
+        self, picture: PictureLike, keep_luminance: bool = True, strength: float = 1.0, style: str | None = None
     ) -> Image.Image:
-        """The picture in colour: 8-bit RGB, or RGBA where it has alpha, of exactly its upright size.
+        """Colorizes a picture.
 
-        picture: a path, bytes, a PIL image of any mode, an array or a tensor (`pictures.to_gray` says which). A colour
-        picture is turned gray first.
-        keep_luminance: True gives the network's chroma on the picture's own luminance, so that `convert("L")` of the
-        result equals an 8-bit gray picture exactly; False the submission's result.
-        strength: multiplies the chroma; 0 leaves gray. It has no effect on the submission's result.
-        style: "safe" is the mean of what the network believes possible, "vivid" as strong as what it believes;
-        default: `default_style`. A network that names a single colour has "safe" alone.
+        Args:
+            picture: A path, bytes, a PIL image of any mode, an array or a tensor (`pictures.to_gray` says which). A
+                colour picture is converted to gray first.
+            keep_luminance: True puts the network's chroma on the picture's own luminance, so that `convert("L")` of the
+                result equals an 8-bit gray picture exactly. False gives the submission's result, the network's own
+                output.
+            strength: Multiplies the chroma; 0 leaves gray. It has no effect on the submission's result.
+            style: "safe" is the mean of the predicted distribution over colours; "vivid" has the strength of the
+                colours in it, which the mean of different colours lacks (palette.py). By default `default_style`. A
+                network that predicts a single colour has "safe" alone.
 
-        Raises PictureError where a picture cannot be read, ValueError where an array does not fit, or the network does
-        not have the style, CheckpointError where the network's answer is no number.
+        Returns:
+            The picture in colour, of exactly its upright size: 8-bit RGB, or RGBA where it has alpha.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: An array does not fit, or the network does not have the style.
+            CheckpointError: The network's output is NaN or out of all bounds.
         """
         style = self._known(style)
         source = to_gray(picture)
@@ -196,8 +242,17 @@ class Colorizer:
         return Image.fromarray(np.dstack([rgb, source.alpha]))
 
     def predictor(self, keep_luminance: bool = True, style: str | None = None) -> Callable[[Tensor], Tensor]:
-        """`colorize` on batches, gray (B, 1, H, W) → colour (B, 3, H, W) in [0, 1], for the scoreboard: by way of the
-        8-bit pictures that people get."""
+        """Makes a function that colorizes batches, for the scoreboard.
+
+        It scores the 8-bit pictures that people get, because it calls `colorize` for each picture of a batch.
+
+        Args:
+            keep_luminance: As in `colorize`.
+            style: As in `colorize`.
+
+        Returns:
+            A function of gray (B, 1, H, W) to colour (B, 3, H, W), both in [0, 1].
+        """
 
         def predict(gray: Tensor) -> Tensor:
             levels = (255 * gray).round().byte().squeeze(1).cpu().numpy()  # (B, H, W)
@@ -218,15 +273,17 @@ class Colorizer:
         return style
 
     def _working_size(self, gray: np.ndarray) -> np.ndarray:
-        """A gray picture (H, W) at about its own aspect and the area of a square of the working size; even sides."""
+        """Resizes a gray picture (H, W) to the area of a working-size square, at about its own aspect; even sides."""
         height, width = gray.shape
         scale = self.size / (height * width) ** 0.5
         h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * self.size // 2)) for side in (height, width))
         return _resize(gray, h, w)
 
     def _chroma(self, gray: np.ndarray, style: str) -> Tensor:
-        """The network's chroma of a gray picture (H, W), red and blue minus luma, (2, h, w) in [−1, 1], at working size
-        or half of it."""
+        """The network's chroma of a gray picture (H, W): red and blue minus luma, (2, h, w) in [−1, 1].
+
+        h and w are the sides at working size, or half of them where the network predicts a distribution.
+        """
         small = self._working_size(gray)
         if self.has_distribution:
             return _STYLES[style](self._logits(small))[0]
@@ -242,8 +299,10 @@ class Colorizer:
         return self._predict(small)[0]
 
     def _logits(self, levels: np.ndarray) -> Tensor:
-        """A network's distribution for 8-bit gray (h, w) of even sides, (1, COLOURS, h/2, w/2): the (geometric) mean of
-        what it believes of the picture and of its mirror image."""
+        """The predicted distribution of 8-bit gray (h, w) of even sides: logits (1, COLOURS, h/2, w/2).
+
+        They are the mean of the logits of the picture and of its mirror image: a geometric mean of the distributions.
+        """
         # As one batch: at 64×64 on two cores a third faster than one after the other, because PyTorch leaves the small
         # layers of a single picture to a slower convolution.
         one, other = self._predict(levels, levels[:, ::-1]).split(1)
@@ -251,17 +310,19 @@ class Colorizer:
 
     @torch.inference_mode()
     def _predict(self, *levels: np.ndarray) -> Tensor:
-        """The network's output (B, C, …) on the CPU for 8-bit gray pictures, B of one shape (h, w); padded for the
-        poolings by repeating the edge."""
+        """The network's output (B, C, …), on the CPU, of B 8-bit gray pictures of the same shape (h, w).
+
+        The network gets them padded to the multiples that its poolings need, by repeating the edge.
+        """
         gray = _unit(np.stack(levels))
         h, w = gray.shape[-2:]
         multiple = 2**POOLINGS
         padded = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
         with contextlib.nullcontext() if self._sharing else self._turn:
             output = self.network(padded.to(self.device))
-        share = padded.shape[-1] // output.shape[-1]  # 2, where the network answers at half its working size
+        share = padded.shape[-1] // output.shape[-1]  # 2, where the output has half of the input's resolution
         output = output[..., : h // share, : w // share].float().cpu()
-        if not output.abs().max() < _MOST:  # NaN is not less, either; weights may be finite and their products not
+        if not output.abs().max() < _MOST:  # true of NaN, too; finite weights may have products that are not finite
             raise CheckpointError(
                 f"{self.name} answers NaN or numbers beyond all bounds; its weights are damaged, use another"
             )
@@ -273,16 +334,18 @@ def _unit(levels: np.ndarray) -> Tensor:
 
 
 def _resize(gray: np.ndarray, height: int, width: int) -> np.ndarray:
-    """As the training pictures were resized: Pillow's antialiased bilinear filter."""
+    """Resizes as the training pictures were: by Pillow's antialiased bilinear filter."""
     return np.array(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """(H, W, 3) uint8: `small` (C, h, w) enlarged to `gray`'s (H, W) smoothly, finished in bands of rows.
+    """Enlarges `small` (C, h, w) to the size of `gray` (H, W) and makes pixels of both, band by band: (H, W, 3) uint8.
 
-    finish(gray_band (b, W), planes (C, b, W)) → (b, W, 3) uint8. Bicubic interpolation is separable: the columns are
-    enlarged once, the rows band by band, as a product with the rows of the interpolation matrix. Tall pictures are
-    taken on their side, so that the matrix, which has a row for each of the picture's, stays small.
+    finish: makes pixels (b, W, 3) uint8 of a band of b rows, from its gray (b, W) and its enlarged planes (C, b, W).
+
+    Bicubic interpolation is separable: the columns are enlarged once, the rows band by band, as a product with rows of
+    the interpolation matrix. That matrix has a row for each of the picture's; tall pictures are transposed, so that it
+    stays small.
     """
     height, width = gray.shape
     if height > width:
@@ -298,7 +361,7 @@ def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.
 
 
 def _enlarge(planes: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic, and antialiased where a side becomes shorter; (B, C, h, w) → (B, C, height, width)."""
+    """Bicubic interpolation (B, C, h, w) → (B, C, height, width), antialiased where a side becomes shorter."""
     return F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
 
 

@@ -1,4 +1,4 @@
-"""A generator in 8-bit integers on the CPU, through ONNX Runtime; needs the extra `int8`."""
+"""Quantization: a generator in 8-bit integers on the CPU, through ONNX Runtime; needs the extra `int8`."""
 
 import contextlib
 import hashlib
@@ -21,21 +21,31 @@ from colorize_utils.files import atomic_write, cache_folder
 from colorize_utils.models import POOLINGS, fuse_batch_norms
 
 FORMAT = 1  # part of every file's name in the cache: raise it when what is written changes
-CALIBRATION = 64 * 64**2  # pixels: 64 pictures of 64×64, fewer larger ones, because all activations are held at once
-PERCENTILE = 99.9  # of a layer's activations are inside its range: a few channels explode on a few pictures
+# Pixels to calibrate with: 64 pictures of 64×64, and fewer larger ones, because all activations are held at once.
+CALIBRATION = 64 * 64**2
+# Percent of a layer's activations that its range covers: on a few pictures a few channels have extreme values.
+PERCENTILE = 99.9
 
 
 class Int8Network(nn.Module):
-    """A generator in 8-bit integers, on the CPU: gray (B, 1, H, W) → what it answers with, H and W multiples of 32.
+    """A generator in 8-bit integers, on the CPU.
 
     Weights have a scale for each output channel, activations one for each layer, from the range that they reach on
-    photographs and drawn flowers (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
-    Integer-Arithmetic-Only Inference", section 2; ONNX Runtime's static quantization). The last layer stays exact.
+    photographs and synthetic flowers (ONNX Runtime's static quantization). The last convolution is not quantized.
 
-    network: the generator; size: the working size that it is calibrated at. Made at the first use of a network, which
-    takes 5 to 60 seconds, and kept in `cache_folder()/int8`.
+    The quantized network is made when a network is first used, which takes 5 to 60 seconds, and kept in
+    `cache_folder()/int8`.
 
-    Raises DeviceError where ONNX Runtime is not installed, or the cache cannot be written.
+    Args:
+        network: The generator, gray (B, 1, H, W) in [0, 1] → its output.
+        size: The working size that it is calibrated at, in pixels a side.
+
+    Raises:
+        DeviceError: ONNX Runtime is not installed, or the cache cannot be written.
+
+    Source:
+        Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+        Inference", section 2.
     """
 
     def __init__(self, network: nn.Module, size: int):
@@ -64,6 +74,7 @@ class Int8Network(nn.Module):
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def forward(self, gray: Tensor) -> Tensor:
+        """Gray (B, 1, H, W) in [0, 1], H and W multiples of 32 → the generator's output, approximately."""
         (colour,) = self._session.run(None, {"gray": gray.numpy()})
         return torch.from_numpy(colour)
 
@@ -76,11 +87,11 @@ def _digest(network: nn.Module, size: int) -> str:
 
 
 def _quantize(network: nn.Module, size: int, path: Path) -> None:
-    """Writes a folded network in 8-bit integers to `path`, as ONNX."""
+    """Quantizes a network whose batch norms are fused, and writes it to `path` as ONNX."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
-    class Calibration:  # a CalibrationDataReader is what has `get_next`
+    class Calibration:  # ONNX Runtime takes whatever has `get_next` for a CalibrationDataReader
         def __init__(self) -> None:
             self.pictures = _calibration_pictures(size)
 
@@ -112,7 +123,7 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # What is left exact: the last convolution, and the arithmetic that puts its chroma on the luminance.
+            # Not quantized: the last convolution, and the arithmetic that puts its chroma on the luminance.
             op_types_to_quantize=["Conv", "ConvTranspose", "Relu", "MaxPool", "Resize", "Concat"],
             nodes_to_exclude=convolutions[-1:],
             calibrate_method=CalibrationMethod.Percentile,
@@ -122,7 +133,7 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Exporter and quantizer talk of their own workings: in prints, warnings and the log."""
+    """Silences the exporter and the quantizer, which print, warn and log about their own workings."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -135,9 +146,10 @@ def _silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sessions_with_torchs_threads() -> Iterator[None]:
-    """ONNX Runtime's default options ask for as many threads as torch has.
+    """Within the block, ONNX Runtime's default session options ask for as many threads as torch has.
 
-    Else they ask for every core, on which a session spins; the quantizer makes one to calibrate with, and takes none.
+    Without it, a session takes every core and spins on it. The quantizer's own session, with which it calibrates, is
+    made with the default options, and the quantizer takes no others.
     """
     import onnxruntime
 
@@ -156,8 +168,10 @@ def _sessions_with_torchs_threads() -> Iterator[None]:
 
 
 def _calibration_pictures(size: int) -> Iterator[np.ndarray]:
-    """Gray pictures (1, 1, size, size) in [0, 1]: random square crops of two photographs, a quarter as many drawn
-    flowers."""
+    """Gray pictures (1, 1, size, size) in [0, 1] to calibrate with.
+
+    They are random square crops of two photographs, and a quarter as many synthetic flowers.
+    """
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(colour).convert("L") for colour in load_sample_images().images]

@@ -1,6 +1,6 @@
-"""The first thing that a notebook calls: what is missing is installed, and what there is is told.
+"""A notebook's set-up, which its first cell calls: installs missing packages and prints what the notebook runs on.
 
-Only the standard library is imported here, since nothing else may be there yet.
+Only the standard library is imported at the top, because nothing else may be installed yet.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from colorize_utils import __version__
 
-# Of each requirement the module that it brings. A test compares them with requirements.txt.
+# Requirement → the module by which it is imported. A test compares the requirements with requirements.txt.
 MODULES = {
     "gdown": "gdown",
     "ipywidgets": "ipywidgets",
@@ -32,15 +32,16 @@ MODULES = {
 
 
 def on_colab() -> bool:
-    """Whether this is a runtime of Google Colab."""
+    """Whether this process runs in Google Colab."""
     return "google.colab" in sys.modules
 
 
 def prepare() -> None:
-    """Installs the packages that are missing, moves none that is there, and prints what the notebook runs on. On a CPU,
-    has the process keep freed memory, without which everything takes longer (devices.py).
+    """Installs missing packages, and prints the versions and the device that the notebook runs on.
 
-    Where a package cannot be had, says which and goes on: colorizing needs fewer than training.
+    Packages that are installed keep their versions. If a package cannot be installed, its name is printed and the
+    notebook goes on, because colorizing needs fewer packages than training. On a CPU, the process is set to keep freed
+    memory, without which everything takes longer (devices.py).
     """
     missing = [package for package, module in MODULES.items() if find_spec(module) is None]
     if missing and not _install(missing):
@@ -62,7 +63,7 @@ def prepare() -> None:
 
 
 def _place() -> str:
-    """The package's folder, as seen from the working folder where that is possible: on one drive."""
+    """The package's folder, relative to the working folder; absolute where it lies on another drive."""
     folder = Path(__file__).parent.parent
     try:
         return os.path.relpath(folder)
@@ -71,12 +72,12 @@ def _place() -> str:
 
 
 def _install(packages: list[str]) -> bool:
-    """Whether pip could install `packages` with every distribution that is there held at its version."""
+    """Installs packages by pip, with every installed distribution held at its version; False where that fails."""
     held = {found.metadata["Name"]: found.version for found in metadata.distributions() if found.metadata["Name"]}
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "installed.txt"
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in held.items()), encoding="utf-8")
-        # One retry: without network the answer would otherwise take a minute.
+        # One retry alone: without a network, pip's usual number would take a minute.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
         done = subprocess.run([*pip, "-c", str(constraints), *packages], stderr=subprocess.DEVNULL)
     invalidate_caches()

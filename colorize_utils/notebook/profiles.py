@@ -1,4 +1,4 @@
-"""How much of a recipe to run: all of it, a lesson's worth, or just enough to see that it works.
+"""Profiles, the scales at which a notebook runs a recipe: in full, for a class, or as a smoke test.
 
 A profile changes a recipe's scale (pixels, width, epochs, pictures a step, learning rate) and nothing of its idea: the
 losses, their weights and every switch but the decay stay as they are.
@@ -17,9 +17,14 @@ VARIABLE = "COLORIZE_PROFILE"  # the environment variable that overrides what a 
 class Profile:
     """A recipe at a scale, and the pictures to run it on.
 
-    data: a source for `data.load_splits`, None for the real flowers. count: how many, where they are generated.
-    test_pictures: how many test pictures are scored, chosen by a seed; None for all. save_minutes: how much work a run
-    may lose; on a mounted Drive, where a full-size run is copied every 40 minutes (runs.py), with its machine.
+    Attributes:
+        name: One of `PROFILES`.
+        recipe: The recipe, changed to the profile's scale.
+        data: A source for `data.load_splits`; None for the real flowers.
+        count: How many flowers, where they are synthetic.
+        test_pictures: How many test pictures are scored, chosen by a seed; None for all.
+        save_minutes: Minutes between saves, which is how much work an interrupted run loses. A full-size run on a
+            mounted Drive is copied there every 40 minutes (runs.py), and can lose that much if its machine is lost.
     """
 
     name: str
@@ -31,14 +36,23 @@ class Profile:
 
 
 def choose_profile(name: str, recipe: Recipe, device_type: str = "cpu") -> Profile:
-    """The profile `name` of a recipe; the environment variable `COLORIZE_PROFILE`, where set, goes before `name`.
+    """Makes a recipe's profile of a name.
 
-    full: the recipe as the submission has it, for an overnight GPU.
-    class: narrower networks on fewer pixels, with a larger learning rate that falls to 0, because a short run has no
-        time for small steps: about five minutes on a free GPU (`device_type` "cuda"), ten to twenty on two CPU cores.
-    smoke: seconds, on generated flowers; shows that every cell runs, and little else.
+    - full: the recipe as the submission has it, for a night on a GPU.
+    - class: narrower networks on fewer pixels, with a larger learning rate that falls to 0, because a short run has no
+      time for small steps: about five minutes on a free GPU, ten to twenty on two CPU cores.
+    - smoke: seconds, on synthetic flowers; shows that every cell runs, and little else.
 
-    Raises ValueError where there is no such profile.
+    Args:
+        name: "full", "class" or "smoke"; the environment variable `COLORIZE_PROFILE`, where set, is used instead.
+        recipe: The recipe in full.
+        device_type: "cuda" for a GPU; everything else gets the scale for a CPU.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ValueError: There is no profile of that name.
     """
     name = os.environ.get(VARIABLE) or name
     wasserstein = recipe.adversary == "critic"
@@ -50,7 +64,7 @@ def choose_profile(name: str, recipe: Recipe, device_type: str = "cpu") -> Profi
             quick = replace(quick, size=128, width=0.25 if wasserstein else 0.5, batch_size=16, epochs=30)
         else:
             quick = replace(quick, size=64, width=0.125 if wasserstein else 0.25, epochs=20)
-        if wasserstein:  # 64 pictures for each of its updates would make an epoch take four times as long
+        if wasserstein:  # 64 pictures for each of the critic's updates would make an epoch take four times as long
             quick = replace(quick, critic_batch_size=2 * quick.batch_size, epochs=recipe.epochs)
         return Profile(name, quick, test_pictures=1000, save_minutes=1.0)
     if name == "smoke":

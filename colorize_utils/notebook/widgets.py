@@ -1,8 +1,8 @@
 """Upload and colorize, compare before and after: what the last cell of a notebook shows.
 
-Each widget stands on a plain function that a test or a terminal can call: `compare` makes what is shown,
-`colorize_uploads` what is handed back. Only what ipywidgets 7.7 (Colab) and 8 have in common is used, and ipywidgets is
-imported only where a widget is made.
+Each widget is built on plain functions that a test or a terminal can call: `before_after` makes what is shown,
+`colorize_uploads` the files to download. Only what ipywidgets 7.7 (Colab) and 8 have in common is used, and ipywidgets
+is imported only where a widget is made.
 """
 
 import base64
@@ -14,26 +14,27 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from colorize_utils.checkpoints import DEFAULT, REGISTRY
-from colorize_utils.data.pictures import open_upright, to_gray
+from colorize_utils.data.pictures import PictureLike, open_upright, to_gray
 from colorize_utils.errors import ColorizeError
 from colorize_utils.files import atomic_write
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.batch import colorize_files
-from colorize_utils.notebook.live import DRIVE, mount, runs_folder
+from colorize_utils.notebook.live import mount, runs_folder
+from colorize_utils.runs import DRIVE
 
 if TYPE_CHECKING:
     import ipywidgets
 
-PREVIEW_SIDE = 720  # pixels: what is looked at is smaller than what is downloaded
+PREVIEW_SIDE = 720  # longest side, in pixels, of the pictures that are shown; downloads have the full size
 SHOWN_AT_ONCE = 12  # comparisons on a page
-LINKED_BYTES = 20_000_000  # of all downloads on a page, so that a data URL stays below every browser's limit (32 MB)
+LINKED_BYTES = 20_000_000  # all downloads on a page together, so that a data URL stays below browsers' limit (32 MB)
 SAVED = Path("colorized")
-# Jupyter takes messages of up to 10 MiB from a browser (make lab raises that) and says nothing of larger ones.
+# Jupyter takes messages of up to 10 MiB from a browser (make lab raises that), and drops larger ones without a word.
 INVITATION = "Upload one or more gray pictures, together up to 10 MB."
 RUN_CHECKPOINTS = "**/best.safetensors"
 STRENGTHS = (0.0, 2.0)
@@ -44,8 +45,20 @@ BUTTON = "padding:4px 12px;border:1px solid #888;border-radius:4px;text-decorati
 
 
 def choose_colorizer(model_path: str = "", device: str | None = None) -> Colorizer:
-    """A colorizer for `model_path` (a file, a link or a name of the registry) if that can be had, else for the first
-    checkpoint of the registry that can. Prints which it is, and what was wrong with those before it."""
+    """Makes a colorizer of the model that was asked for, or of the first of the registry that can be loaded.
+
+    Prints which model it is, and why those before it could not be loaded.
+
+    Args:
+        model_path: A file, a link or a name of the registry; "" for the registry's first.
+        device: Where it computes; by default the fastest device there is.
+
+    Returns:
+        The colorizer.
+
+    Raises:
+        ColorizeError: No checkpoint can be loaded.
+    """
     chosen = model_path.strip()
     if chosen.startswith(str(DRIVE)):
         try:
@@ -65,7 +78,14 @@ def choose_colorizer(model_path: str = "", device: str | None = None) -> Coloriz
 
 
 def model_choices(first: str = DEFAULT) -> list[tuple[str, str]]:
-    """(label, name or path) of every checkpoint to choose from: `first`, the runs on this machine, the registry."""
+    """Lists the checkpoints to choose from: the runs on this machine and the registry.
+
+    Args:
+        first: A name or path that comes first where it is not in the registry.
+
+    Returns:
+        Pairs of a label and the checkpoint's name or path.
+    """
     choices = [] if first in REGISTRY else [(first, first)]
     runs = runs_folder()
     for path in sorted(runs.glob(RUN_CHECKPOINTS)):
@@ -81,9 +101,12 @@ def model_choices(first: str = DEFAULT) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, repr=False)
 class BeforeAfter:
-    """A picture before and after. Notebooks show it with a slider; `colour.save(…)` keeps the result.
+    """A picture in gray and in colour. Notebooks show it with a slider; `colour.save(…)` keeps the result.
 
-    gray: mode "L"; colour: "RGB" or "RGBA"; both of the same, full size.
+    Attributes:
+        name: The picture's name, for its caption.
+        gray: The gray picture, mode "L", in full size.
+        colour: The colour picture, mode "RGB" or "RGBA", of the same size.
     """
 
     name: str
@@ -91,6 +114,7 @@ class BeforeAfter:
     colour: Image.Image
 
     def __repr__(self) -> str:
+        """The picture's name and size, where there is no HTML."""
         return f"{self.name}, {self.colour.width}×{self.colour.height}, gray and in colour"
 
     def _repr_html_(self) -> str:
@@ -98,11 +122,27 @@ class BeforeAfter:
 
 
 def before_after(
-    picture: Any, colorizer: Colorizer, strength: float = 1.0, name: str = "the picture", style: str | None = None
+    picture: PictureLike,
+    colorizer: Colorizer,
+    strength: float = 1.0,
+    name: str = "the picture",
+    style: str | None = None,
 ) -> BeforeAfter:
-    """A picture (whatever `Colorizer.colorize` takes) beside itself in colour.
+    """Colorizes a picture for a comparison of before and after.
 
-    Raises PictureError where it cannot be read.
+    Args:
+        picture: Whatever `Colorizer.colorize` takes.
+        colorizer: What colorizes it.
+        strength: Multiplies the chroma; 0 leaves gray.
+        name: The picture's name, for its caption.
+        style: "safe" or "vivid"; by default the colorizer's `default_style`.
+
+    Returns:
+        The picture in gray and in colour.
+
+    Raises:
+        PictureError: The picture cannot be read.
+        ValueError: The colorizer does not have the style.
     """
     colour = colorizer.colorize(picture, strength=strength, style=style)
     return BeforeAfter(name, Image.fromarray(to_gray(picture).gray), colour)
@@ -111,8 +151,17 @@ def before_after(
 def slider_html(gray: Image.Image, colour: Image.Image, name: str = "the picture") -> str:
     """HTML with both pictures, one over the other, and a slider that moves the border between them.
 
-    Nothing but HTML and CSS, and one attribute that hands the slider's position to the CSS: it needs no library and no
-    network. A viewer that takes such attributes away, as Jupyter does until the cell is run, shows the colour alone.
+    It is HTML and CSS, with one attribute of JavaScript that hands the slider's position to the CSS, and needs no
+    library and no network. A viewer that removes such attributes, as Jupyter does until the cell is run, shows the
+    colour picture alone.
+
+    Args:
+        gray: The gray picture.
+        colour: The colour picture, of the same size.
+        name: The picture's name, for caption and alternative texts.
+
+    Returns:
+        A `<figure>`, whose pictures are reduced to `PREVIEW_SIDE`.
     """
     label = html.escape(name, quote=True)
     width = min(PREVIEW_SIDE, max(gray.width, 320))
@@ -132,7 +181,7 @@ def slider_html(gray: Image.Image, colour: Image.Image, name: str = "the picture
 
 
 def _preview(image: Image.Image) -> str:
-    """A data URL of the picture, small enough to be looked at."""
+    """A data URL of the picture, reduced to `PREVIEW_SIDE`."""
     image = image.copy()
     image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     buffer = io.BytesIO()
@@ -152,7 +201,13 @@ def _data_url(content: bytes, kind: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an uploaded picture: a comparison, and the file to hand back, `content` under `filename`."""
+    """An uploaded picture that was colorized.
+
+    Attributes:
+        shown: The comparison of before and after.
+        filename: The name of the file to download.
+        content: The content of that file.
+    """
 
     shown: BeforeAfter
     filename: str
@@ -160,7 +215,14 @@ class Result:
 
 
 def uploaded_files(widget: "ipywidgets.FileUpload") -> dict[str, bytes]:
-    """What a FileUpload holds, name → content, whatever the version of ipywidgets: 7 has a dict there, 8 a tuple."""
+    """Reads the files of an upload widget, whose value is a dict in ipywidgets 7 and a tuple in 8.
+
+    Args:
+        widget: The upload widget.
+
+    Returns:
+        Name → content of each file.
+    """
     if isinstance(widget.value, Mapping):
         return {name: bytes(file["content"]) for name, file in widget.value.items()}
     return {file["name"]: bytes(file["content"]) for file in widget.value}
@@ -169,15 +231,27 @@ def uploaded_files(widget: "ipywidgets.FileUpload") -> dict[str, bytes]:
 def colorize_uploads(
     uploads: Mapping[str, bytes], colorizer: Colorizer, strength: float = 1.0, style: str | None = None
 ) -> tuple[list[Result], list[str]]:
-    """Every upload in colour, and a line for each that cannot be.
+    """Colorizes uploaded files.
 
-    A file that is handed back keeps its original's format, EXIF and colour profile, as from the command line.
+    A result keeps its original's format, EXIF and colour profile, as from the command line.
+
+    Args:
+        uploads: Name → content of each file.
+        colorizer: What colorizes them.
+        strength: Multiplies the chroma; 0 leaves gray.
+        style: "safe" or "vivid"; by default the colorizer's `default_style`.
+
+    Returns:
+        The results, and a line for each file that cannot be colorized.
+
+    Raises:
+        ValueError: The colorizer does not have the style.
     """
     results: list[Result] = []
     failures: list[str] = []
     for name, content in uploads.items():
         with tempfile.TemporaryDirectory() as folder:
-            # The name as it came may hold a path, or nothing that a file system takes: only its suffix is used there.
+            # Of the upload's name only the suffix is used here: it may hold a path, or what no file system allows.
             original = (Path(folder) / "upload").with_suffix(Path(name).suffix)
             original.write_bytes(content)
             report = colorize_files(colorizer, [original], progress=False, strength=strength, style=style)
@@ -192,7 +266,14 @@ def colorize_uploads(
 
 
 def zipped(results: Iterable[Result]) -> bytes:
-    """The files of several results as one ZIP file; of two files with one name, the second gets a number."""
+    """Packs the files of several results into one ZIP file; of two files with one name, the second gets a number.
+
+    Args:
+        results: The results.
+
+    Returns:
+        The content of the ZIP file.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for result in results:
@@ -202,15 +283,32 @@ def zipped(results: Iterable[Result]) -> bytes:
 
 
 def download_link(content: bytes, filename: str, label: str) -> str:
-    """HTML of a link that looks like a button and saves `content` as `filename`; no server is asked for it."""
+    """HTML of a link that looks like a button and saves a file, without a server: the content is in the link.
+
+    Args:
+        content: The file's content.
+        filename: The name to save it under.
+        label: The text on the button.
+
+    Returns:
+        An `<a>` with a data URL.
+    """
     shown, url = html.escape(label), _data_url(content, "application/octet-stream")
     return f'<a download="{html.escape(filename, quote=True)}" href="{url}" style="{BUTTON}">{shown}</a>'
 
 
 def results_html(results: list[Result], failures: list[str]) -> str:
-    """The page of a batch: what failed, a comparison and a download for each picture, one download for all."""
+    """HTML of a batch: what failed, a comparison and a download for each picture, and one download for all.
+
+    Args:
+        results: The results; no more than `SHOWN_AT_ONCE` are shown.
+        failures: A line for each file that could not be colorized.
+
+    Returns:
+        The HTML; without download links where the files are over `LINKED_BYTES` together.
+    """
     parts = [f'<p style="color:#b00020">{html.escape(line)}</p>' for line in failures]
-    copies = 2 if len(results) > 1 else 1  # each alone, and all in one ZIP file
+    copies = 2 if len(results) > 1 else 1  # each file alone, and all in one ZIP file
     handed_over = copies * sum(len(result.content) for result in results) <= LINKED_BYTES
     if not handed_over:
         parts.append(
@@ -228,7 +326,18 @@ def results_html(results: list[Result], failures: list[str]) -> str:
 
 
 def save_results(results: Iterable[Result], folder: Path) -> list[Path]:
-    """Writes every result's file into `folder`; a file that is there already is left, and the new one gets a number."""
+    """Saves the files of results; where a file of the name exists, the new one gets a number.
+
+    Args:
+        results: The results.
+        folder: Where to save them; made where it does not exist.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     written = []
     for result in results:
         path = _unused(Path(result.filename), lambda name: (folder / name).exists())
@@ -245,13 +354,19 @@ def _unused(name: Path, taken: Callable[[Path], bool]) -> Path:
 
 
 def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = SAVED) -> "ipywidgets.VBox":
-    """An ipywidgets box: upload gray pictures, choose model, style and chroma strength, compare, download or save.
+    """Makes a panel to upload gray pictures, choose model, style and chroma strength, compare, download or save.
 
-    colorizer, strength: what it begins with. folder: where the Save button writes.
+    Args:
+        colorizer: The model that is chosen at first.
+        strength: The chroma's strength at first.
+        folder: Where the Save button writes.
+
+    Returns:
+        An ipywidgets box.
     """
     import ipywidgets
 
-    ready = {colorizer.name: colorizer}  # models that were loaded already
+    ready = {colorizer.name: colorizer}  # the models that are loaded
     results: list[Result] = []
     fitting = ipywidgets.Layout(width="auto")
     upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload pictures", layout=fitting)
@@ -290,7 +405,7 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
             results.extend(done)
         except ColorizeError as error:
             failures = [str(error)]
-        except Exception as error:  # ipywidgets would swallow it, and the page would wait for ever
+        except Exception as error:  # ipywidgets would drop it silently, and the status would say "Colorizing" for ever
             failures = [f"{type(error).__name__}: {error}"]
         page.value = results_html(results, failures)
         save.disabled = not results

@@ -560,7 +560,7 @@ def test_compare_trains_alike_and_scores_with_the_spread(capsys):
     scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
     assert run("compare", *scale, "--seeds", "2", "--limit", "3", "--device", "cpu") == 0
     out = capsys.readouterr().out
-    assert "3 test pictures; 32×32, width 0.0625, 1 epochs; ± is half of what lies between the 2 seeds' extremes" in out
+    assert "3 test pictures; 32×32, width 0.0625, 1 epochs; ± is half of the range over the 2 seeds" in out
     rows = {cells[1].strip(): cells[2:-1] for line in out.splitlines() if len(cells := line.split("|")) > 3}
     recipes = ("gan-l1", "gan-mse", "wgan")
     kept = [f"{name}, luminance kept" for name in recipes]

@@ -1,6 +1,5 @@
 import sys
 import threading
-import time
 
 import numpy as np
 import onnxruntime
@@ -41,7 +40,7 @@ def trained(network):
     ],
 )
 @torch.no_grad()
-def test_folding_changes_nothing_but_rounding(network):
+def test_fusing_batch_norms_changes_nothing_but_rounding(network):
     gray = torch.rand(2, 1, 64, 32)
     expected = trained(network)(gray)
     ready = fuse_batch_norms(network)
@@ -52,10 +51,10 @@ def test_folding_changes_nothing_but_rounding(network):
 
 
 def test_a_compiled_colorizer_paints_the_same(tiny_unet, monkeypatch):
-    """With the compiler's front alone: its back end would take half a minute."""
-    compile, asked = torch.compile, []
+    """With the compiler's front end alone: its back end would take half a minute."""
+    compile_network, asked = torch.compile, []
     monkeypatch.setattr(
-        torch, "compile", lambda network, options: asked.append(options) or compile(network, backend="eager")
+        torch, "compile", lambda network, options: asked.append(options) or compile_network(network, backend="eager")
     )
     levels = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
     plain, compiled = (Colorizer(tiny_unet, 32, device="cpu", compiled=on).colorize(levels) for on in (False, True))
@@ -131,13 +130,14 @@ def four_threads():
 @pytest.mark.parametrize("same", [True, False])
 def test_folders_that_overlap_leave_the_number_of_threads_as_it_was(four_threads, same):
     """The first begins first and ends first; the threads are the process's, whichever colorizers share them."""
-    one = Colorizer(Meeting(), 32, device="cpu")
-    two = one if same else Colorizer(Meeting(), 32, device="cpu")
-    begun, ended, within, after = threading.Event(), threading.Event(), [], []
+    one = Colorizer(Meeting(patience=60), 32, device="cpu")
+    two = one if same else Colorizer(Meeting(patience=60), 32, device="cpu")
+    entered, begun, ended, within, after = threading.Event(), threading.Event(), threading.Event(), [], []
 
     def first():
         with one.shared_by(2):
             within.append(torch.get_num_threads())
+            entered.set()
             begun.wait(30)
         after.append(torch.get_num_threads())
         ended.set()
@@ -150,10 +150,10 @@ def test_folders_that_overlap_leave_the_number_of_threads_as_it_was(four_threads
             colorize_in_threads(two, 2)  # goes on sharing while the first is done
         after.append(torch.get_num_threads())
 
-    for thread in (threads := [threading.Thread(target=first), threading.Thread(target=second)]):
-        thread.start()
-        while not within:
-            time.sleep(0.001)
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert entered.wait(30)
+    threads[1].start()
     for thread in threads:
         thread.join()
     assert within == [2, 1]
@@ -163,7 +163,7 @@ def test_folders_that_overlap_leave_the_number_of_threads_as_it_was(four_threads
     reader.join()
     assert [*after, torch.get_num_threads()] == [4, 4, 4, 4]
     for colorizer in {one, two}:
-        colorizer.network.most = 0
+        colorizer.network.most, colorizer.network.patience = 0, 0.05
         colorize_in_threads(colorizer, 3)
         assert colorizer.network.most == 1  # in turn again
 
