@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorize_utils import __version__
-from colorize_utils.architectures import ARCHITECTURES
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write
+from colorize_utils.generator_registry import ARCHITECTURES
 from colorize_utils.models import BASE_CHANNELS, build_generator, predictor
 
 MAX_SIZE = 4096  # pixels a side, the largest working size accepted: no network here was trained at a quarter of it
