@@ -33,7 +33,7 @@ def test_inference(run):
     results = run("inference")
     assert results["differences"]["Colorizer"] < 1e-4
     assert results["int8_psnr"] > 40
-    assert set(results["seconds"]) == {"literal cell", "Colorizer", "Colorizer(int8=True)", "floor"}
+    assert set(results["seconds"]) == {"literal cell", "Colorizer", "Colorizer(int8=True)", "limit"}
     assert len(results["from_the_start"]) == 4
 
 
@@ -43,7 +43,7 @@ def test_training(run):
     for recipe in ("gan-l1", "wgan"):
         assert results[recipe]["losses"] < 1e-4
         assert results[recipe]["gradients"] < 1e-3
-        assert set(results[recipe]["seconds"]) == {"literal step", "Trainer.step", "floor"}
+        assert set(results[recipe]["seconds"]) == {"literal step", "Trainer.step", "limit"}
 
 
 @pytest.mark.slow
@@ -98,8 +98,8 @@ def test_the_floor_is_the_operations_at_the_machines_rate():
     operations, moved = 2 * 9 * 3 * 4 * (2 * 8 * 5), 4 * (picture.numel() + kernel.numel() + 2 * 4 * 8 * 5)
     assert measure.work(convolve) == (operations, moved)
     machine = {"matrix_product": 10.0, "convolution": 20.0, "copy": 1e9}
-    assert measure.floor(convolve, machine) == operations / 20
-    assert measure.floor(convolve, machine | {"copy": 0.5}) == moved / 0.5
+    assert measure.limit(convolve, machine) == operations / 20
+    assert measure.limit(convolve, machine | {"copy": 0.5}) == moved / 0.5
 
 
 def test_the_machines_limits_are_rates():

@@ -119,7 +119,7 @@ def speed(options, device: torch.device, results: dict) -> None:
             name = f"{trainer.precision.name}{', compiled' if compiled else ''}"
             rows.append((name, batch, ours, ours / theirs, f"{100 * share:.0f} %", memory))
             best = max(best, ours)
-    columns = ("way", "batch", "pictures/s", "× literal", "of the floor's rate", "GB a picture")
+    columns = ("way", "batch", "pictures/s", "× literal", "of the limit's rate", "GB a picture")
     measure.table(f"GAN-L1 at {size}×{size}, width {width:g}", columns, rows)
     results["gan-l1"] = [dict(zip(columns, row, strict=True)) for row in rows]
     if device.type == "cuda":

@@ -97,7 +97,7 @@ def warm(options, folder: Path) -> dict:
     results = {"machine": measure.describe(machine)}
     with torch.no_grad():
         operations, _ = measure.work(lambda: theirs(gray))
-        medians["floor"] = measure.floor(lambda: theirs(gray), machine)
+        medians["limit"] = measure.limit(lambda: theirs(gray), machine)
     rows = [
         (name, 1000 * value, medians["literal cell"] / value, differences.get(name, ""))
         for name, value in medians.items()

@@ -130,7 +130,7 @@ def limits(device: str = "cpu", dtype: torch.dtype = torch.float32, toy: bool = 
         }
 
 
-def floor(function: Callable[[], object], machine: Mapping[str, float]) -> float:
+def limit(function: Callable[[], object], machine: Mapping[str, float]) -> float:
     """The least seconds that `function`'s work can take on a machine of these limits."""
     flops, moved = work(function)
     return max(flops / max(machine["matrix_product"], machine["convolution"]), moved / machine["copy"])

@@ -91,7 +91,7 @@ def compare(recipe: Recipe, options, machine: dict) -> dict:
     losses, relative = differences(recipe)
     sides = {"literal step": (literal_step, (recipe,)), "Trainer.step": (trainers_step, (recipe,))}
     medians = measure.alternate(sides, options.rounds, options.toy)
-    medians["floor"] = measure.floor(trainers_step(recipe), machine)
+    medians["limit"] = measure.limit(trainers_step(recipe), machine)
     title = f"{recipe.name}, {recipe.size}×{recipe.size}, batch {BATCH}, width {recipe.width:g}"
     rows = [(name, value, medians["literal step"] / value) for name, value in medians.items()]
     measure.table(title, ("", "seconds", "× literal"), rows)

@@ -58,7 +58,7 @@ def server(tiny_checkpoint):
 
 
 @pytest.fixture
-def catalogue(server, monkeypatch):
+def registry(server, monkeypatch):
     """Adds an entry "flower" whose sources are ways of the server; returns how."""
 
     def add(*ways, known=True, **changes):
@@ -87,8 +87,8 @@ def cached(own_cache):
 # ---------------------------------------------------------------- fetching
 
 
-def test_a_download_is_cached_and_not_fetched_again(server, catalogue, own_cache):
-    catalogue("good")
+def test_a_download_is_cached_and_not_fetched_again(server, registry, own_cache):
+    registry("good")
     first = fetch("flower", progress=False)
     assert first.read_bytes() == server.content
     assert fetch("flower", progress=False) == first
@@ -112,36 +112,36 @@ def test_a_download_is_cached_and_not_fetched_again(server, catalogue, own_cache
         ("path:/nowhere/flower.safetensors", "does not exist"),
     ],
 )
-def test_a_bad_source_is_told_and_the_next_one_tried(server, catalogue, own_cache, way, message):
-    catalogue(way)
+def test_a_bad_source_is_told_and_the_next_one_tried(server, registry, own_cache, way, message):
+    registry(way)
     with pytest.raises(CheckpointError, match=message) as error:
         fetch("flower", progress=False)
     assert "pass its path" in str(error.value)
     assert "\n" not in str(error.value)
     assert cached(own_cache) == []
 
-    catalogue(way, "good")
+    registry(way, "good")
     assert fetch("flower", progress=False).read_bytes() == server.content
 
 
-def test_every_failed_source_is_named(catalogue, server):
-    catalogue("html", "missing")
+def test_every_failed_source_is_named(registry, server):
+    registry("html", "missing")
     with pytest.raises(CheckpointError) as error:
         fetch("flower", progress=False)
     assert f"{server.url}/html: " in str(error.value)
     assert f"{server.url}/missing: " in str(error.value)
 
 
-def test_a_cached_file_that_was_altered_is_fetched_again(server, catalogue):
-    catalogue("good")
+def test_a_cached_file_that_was_altered_is_fetched_again(server, registry):
+    registry("good")
     path = fetch("flower", progress=False)
     path.write_bytes(server.content[:-1] + b"!")
     assert fetch("flower", progress=False).read_bytes() == server.content
     assert server.requests == ["/good", "/good"]
 
 
-def test_an_unknown_hash_is_pinned_and_a_change_reported(server, catalogue, own_cache, tmp_path):
-    catalogue("good", known=False)
+def test_an_unknown_hash_is_pinned_and_a_change_reported(server, registry, own_cache, tmp_path):
+    registry("good", known=False)
     path = fetch("flower", progress=False)
     pin = path.with_name("flower.safetensors.sha256")
     assert pin.read_text() == f"{hashlib.sha256(server.content).hexdigest()}  flower.safetensors\n"
@@ -155,18 +155,18 @@ def test_an_unknown_hash_is_pinned_and_a_change_reported(server, catalogue, own_
     assert fetch("flower", progress=False).read_bytes() == server.content != original
 
 
-def test_a_file_that_is_cut_short_is_not_pinned_where_nothing_is_known_of_it(server, catalogue, own_cache):
-    catalogue("unmeasured", known=False)
+def test_a_file_that_is_cut_short_is_not_pinned_where_nothing_is_known_of_it(server, registry, own_cache):
+    registry("unmeasured", known=False)
     with pytest.raises(CheckpointError, match="cut short"):
         fetch("flower", progress=False)
     assert cached(own_cache) == []
-    catalogue("unmeasured", "good", known=False)
+    registry("unmeasured", "good", known=False)
     assert fetch("flower", progress=False).read_bytes() == server.content
 
 
 @pytest.mark.parametrize("pin", [None, ""])
-def test_a_lost_pin_is_written_again(server, catalogue, pin):
-    catalogue("good", known=False)
+def test_a_lost_pin_is_written_again(server, registry, pin):
+    registry("good", known=False)
     path = fetch("flower", progress=False)
     pin_path = path.with_name("flower.safetensors.sha256")
     pin_path.unlink() if pin is None else pin_path.write_text(pin)
@@ -174,7 +174,7 @@ def test_a_lost_pin_is_written_again(server, catalogue, pin):
     assert pin_path.read_text().startswith(hashlib.sha256(server.content).hexdigest())
 
 
-def test_drive_goes_through_gdown(catalogue, server, monkeypatch, own_cache):
+def test_drive_goes_through_gdown(registry, server, monkeypatch, own_cache):
     calls = []
 
     def download(id, output, quiet):
@@ -183,17 +183,17 @@ def test_drive_goes_through_gdown(catalogue, server, monkeypatch, own_cache):
             file.write(server.content)
 
     monkeypatch.setattr("gdown.download", download)
-    catalogue("drive:abc123")
+    registry("drive:abc123")
     assert fetch("flower", progress=False).read_bytes() == server.content
     assert calls == [("abc123", True)]
 
 
-def test_drives_quota_page_and_refusal_are_recognised(catalogue, monkeypatch, own_cache):
+def test_drives_quota_page_and_refusal_are_recognised(registry, monkeypatch, own_cache):
     def quota_page(id, output, quiet):
         with open(output, "wb") as file:
             file.write(HTML)
 
-    catalogue("drive:abc123", known=False)
+    registry("drive:abc123", known=False)
     monkeypatch.setattr("gdown.download", quota_page)
     with pytest.raises(CheckpointError, match="web page, not a checkpoint"):
         fetch("flower", progress=False)
@@ -209,15 +209,15 @@ def test_drives_quota_page_and_refusal_are_recognised(catalogue, monkeypatch, ow
     assert cached(own_cache) == []
 
 
-def test_a_cache_that_cannot_be_written_is_told(catalogue, tmp_path):
-    catalogue("good")
+def test_a_cache_that_cannot_be_written_is_told(registry, tmp_path):
+    registry("good")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"cannot write to .*COLORIZE_CACHE"):
         fetch("flower", cache=tmp_path / "file" / "below", progress=False)
 
 
-def test_progress_is_shown_and_can_be_silenced(catalogue, capsys, own_cache):
-    catalogue("good")
+def test_progress_is_shown_and_can_be_silenced(registry, capsys, own_cache):
+    registry("good")
     fetch("flower", progress=False)
     assert capsys.readouterr().err == ""
     (own_cache / "checkpoints" / "flower.safetensors").unlink()

@@ -592,7 +592,7 @@ def test_compare_refuses_what_it_does_not_know(capsys):
         assert message in capsys.readouterr().err
 
 
-def test_release_writes_a_file_and_its_line_of_the_catalogue(capsys):
+def test_release_writes_a_file_and_its_line_of_the_registry(capsys):
     tiny = ["--data", "generated", "--count", "20", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
     assert run("train", "gan-l1", *tiny, "--keep-luminance", "-o", "runs/one") == 0
     capsys.readouterr()
