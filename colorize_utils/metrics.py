@@ -4,9 +4,12 @@ Every metric takes colour pictures (B, 3, H, W), RGB in [0, 1], and returns one 
 are the predicted pictures, `real` the originals.
 """
 
+import cmath
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,8 +69,12 @@ def ssim(fake: Tensor, real: Tensor) -> Tensor:
         Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
     """
     if min(fake.shape[-2:]) < SSIM_WINDOW:
-        raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW}, got {tuple(fake.shape[-2:])}")
+        raise ValueError(_too_small(fake))
     return msssim_ssim(fake, real, data_range=1.0, size_average=False, win_size=SSIM_WINDOW)
+
+
+def _too_small(pictures: Tensor) -> str:
+    return f"SSIM needs pictures of at least {SSIM_WINDOW}×{SSIM_WINDOW}, got {tuple(pictures.shape[-2:])}"
 
 
 def colourfulness(colour: Tensor) -> Tensor:
@@ -97,15 +104,21 @@ def lab(colour: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W): L* in [0, 100], a* and b*.
     """
-    linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour.clamp(min=0) + 0.055) / 1.055) ** 2.4)
-    to_xyz = colour.new_tensor(
-        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-    )
-    white = colour.new_tensor([0.95047, 1.0, 1.08883])
-    xyz = torch.einsum("bchw,xc->bxhw", linear, to_xyz) / white[:, None, None]
-    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-12) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    # Near black both curves are straight lines. `where` would be the slowest operation of all: instead, each branch
+    # stays at the boundary while the other one moves.
+    power = torch.exp2(2.4 * torch.log2((colour.clamp(min=0.04045) + 0.055) / 1.055))  # twice as fast as `**`
+    linear = power + (colour.clamp(max=0.04045) - 0.04045) / 12.92
+    xyz = (_TO_XYZ.to(colour) @ linear.flatten(2)).unflatten(2, colour.shape[2:])
+    boundary, slope = (6 / 29) ** 3, (29 / 6) ** 2 / 3
+    f = torch.exp2(torch.log2(xyz.clamp(min=boundary)) / 3) + slope * (xyz.clamp(max=boundary) - boundary)
     x, y, z = f.unbind(dim=1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+_TO_XYZ = torch.tensor(  # of linear sRGB, each row divided by the white point's coordinate
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]],
+    dtype=torch.float64,
+) / torch.tensor([[0.95047], [1.0], [1.08883]], dtype=torch.float64)
 
 
 def ciede2000(fake: Tensor, real: Tensor) -> Tensor:
@@ -121,45 +134,58 @@ def ciede2000(fake: Tensor, real: Tensor) -> Tensor:
     Source:
         Sharma, Wu & Dalal 2005, "The CIEDE2000 Color-Difference Formula", equations 2 to 22, with k_L = k_C = k_H = 1.
     """
-    (l1, a1, b1), (l2, a2, b2) = (lab(colour.double()).unbind(dim=1) for colour in (fake, real))
-    mean_chroma = 0.5 * (torch.hypot(a1, b1) + torch.hypot(a2, b2))
-    g = 0.5 * (1 - _saturation(mean_chroma))  # equation 4
+    return _ciede2000(lab(fake.double()), lab(real.double())).to(fake.dtype)
+
+
+def _ciede2000(first: Tensor, second: Tensor) -> Tensor:
+    """Mean ΔE₀₀ over pixels, (B,), of L*a*b* pictures (B, 3, H, W), computed in their type.
+
+    Hues stay vectors (a, b), their mean and difference sums and products of these: nothing wraps round the circle, no
+    branch is taken, and of the angle's functions two are left. In float32 the mean is right to five digits.
+    """
+    (l1, a1, b1), (l2, a2, b2) = first.unbind(dim=1), second.unbind(dim=1)
+    g = 0.5 - 0.5 * _saturation(0.5 * (_length(a1, b1) + _length(a2, b2)))  # equation 4
     a1, a2 = (1 + g) * a1, (1 + g) * a2
-    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
-    h1, h2 = torch.atan2(b1, a1) % (2 * torch.pi), torch.atan2(b2, a2) % (2 * torch.pi)
-    gray = c1 * c2 == 0  # hue is undefined there
+    c1, c2 = _length(a1, b1), _length(a2, b2)
+    mean_l, mean_c, product = 0.5 * (l1 + l2), 0.5 * (c1 + c2), c1 * c2
 
-    turn = h2 - h1  # equation 10: the shorter way round the circle
-    turn = torch.where(turn > torch.pi, turn - 2 * torch.pi, turn)
-    turn = torch.where(turn < -torch.pi, turn + 2 * torch.pi, turn)
-    dl, dc = l2 - l1, c2 - c1
-    dh = 2 * (c1 * c2).sqrt() * torch.sin(torch.where(gray, torch.zeros_like(turn), turn) / 2)
+    # The mean hue (equation 14) is where the hues' unit vectors add up to. Where one colour is gray there is no hue,
+    # and none is needed: ΔH, the one thing that hue weighs, is 0.
+    x, y = a1 * c2 + a2 * c1, b1 * c2 + b2 * c1
+    degrees = torch.rad2deg(torch.atan2(-y, -x)) + 180  # in [0, 360]
+    scale = _length(x, y).clamp(min=1e-20).reciprocal()
+    cos, sin = scale * x, scale * y
+    # Equation 15's cosines of multiples of the hue h: the real part of a polynomial in exp(i·h), by Horner's rule.
+    re, im = torch.zeros_like(cos), torch.zeros_like(sin)
+    for amplitude, phase in ((-0.20, -63), (0.32, 6), (0.24, 0), (-0.17, -30)):
+        shift = amplitude * cmath.exp(1j * math.radians(phase))
+        re, im = re + shift.real, im + shift.imag
+        re, im = re * cos - im * sin, re * sin + im * cos
+    t = 1 + re
 
-    mean_l, mean_c = 0.5 * (l1 + l2), 0.5 * (c1 + c2)
-    mean_h = 0.5 * (h1 + h2)  # equation 14
-    far = (h1 - h2).abs() > torch.pi
-    mean_h = torch.where(far, torch.where(h1 + h2 < 2 * torch.pi, mean_h + torch.pi, mean_h - torch.pi), mean_h)
-    mean_h = torch.where(gray, h1 + h2, mean_h)
-    degree = torch.pi / 180
-    t = (
-        1
-        - 0.17 * torch.cos(mean_h - 30 * degree)
-        + 0.24 * torch.cos(2 * mean_h)
-        + 0.32 * torch.cos(3 * mean_h + 6 * degree)
-        - 0.20 * torch.cos(4 * mean_h - 63 * degree)
-    )
-    rotation = 30 * degree * torch.exp(-(((mean_h / degree - 275) / 25) ** 2))
-    s_l = 1 + 0.015 * (mean_l - 50) ** 2 / (20 + (mean_l - 50) ** 2).sqrt()
-    s_c, s_h = 1 + 0.045 * mean_c, 1 + 0.015 * mean_c * t
-    r_t = -2 * _saturation(mean_c) * torch.sin(2 * rotation)
-    dl, dc, dh = dl / s_l, dc / s_c, dh / s_h
-    squared = dl**2 + dc**2 + dh**2 + r_t * dc * dh
-    return squared.clamp(min=0).sqrt().mean(dim=(1, 2)).to(fake.dtype)
+    # Equations 10 and 11: 2·√(C₁·C₂)·sin(Δh / 2), by the chord between the hues' unit vectors; it is signed as sin Δh.
+    chord = _length(a2 * c1 - a1 * c2, b2 * c1 - b1 * c2)
+    dh = torch.copysign(chord / product.sqrt().clamp(min=1e-20), a1 * b2 - b1 * a2)
+    offset = (mean_l - 50).square()
+    dl = (l2 - l1) / (1 + 0.015 * offset * (20 + offset).rsqrt())
+    dc = (c2 - c1) / (1 + 0.045 * mean_c)
+    dh = dh / (1 + 0.015 * mean_c * t)
+    rotation = torch.exp(-((degrees - 275) / 25).square())
+    r_t = -2 * _saturation(mean_c) * torch.sin(math.pi / 3 * rotation)
+    squared = dl * dl + dc * dc + dh * dh + r_t * dc * dh
+    return squared.clamp(min=0).sqrt().mean(dim=(1, 2))
+
+
+def _length(x: Tensor, y: Tensor) -> Tensor:
+    """√(x² + y²); `torch.hypot`, which also guards against overflow, takes longer."""
+    return (x * x + y * y).sqrt()
 
 
 def _saturation(chroma: Tensor) -> Tensor:
     """√(C⁷ / (C⁷ + 25⁷)), which occurs twice in CIEDE2000."""
-    return (chroma**7 / (chroma**7 + 25.0**7)).sqrt()
+    cube = chroma * chroma * chroma
+    seventh = cube * cube * chroma
+    return (seventh / (seventh + 25.0**7)).sqrt()
 
 
 class Validation(NamedTuple):
@@ -281,16 +307,90 @@ def mean_chroma_baseline(loader: Iterable[tuple[Tensor, Tensor]]) -> Predictor:
     return lambda gray: (gray + chroma.to(gray.device)).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class _Originals:
+    """A few original pictures, and what every prediction of them is compared with: computed once for all predictors.
+
+    Attributes:
+        real: (B, 3, H, W), RGB in [0, 1], so few that a metric's intermediate results stay in the processor's cache.
+        lab: (B, 3, H, W), L*a*b*.
+        mean: (B, 3, H − 10, W − 10), the mean in SSIM's window.
+    """
+
+    real: Tensor
+    lab: Tensor
+    mean: Tensor
+
+    @classmethod
+    @torch.no_grad()  # which holds in the calling thread alone
+    def of(cls, real: Tensor) -> "_Originals":
+        return cls(real, lab(real), _window_mean(real))
+
+
+_CHUNK = 1 << 16  # pixels of the pictures that are scored together: 256 kB a channel
+
+_METRICS = ("psnr", "ssim", "mae", "mse", "ciede2000")
+
+
+@torch.no_grad()
+def _numbers(fake: Tensor, originals: _Originals) -> Tensor:
+    """The metrics in the order of `_METRICS`, and colourfulness, of predictions (B, 3, H, W): (6, B)."""
+    fake, real = fake.clamp(0, 1), originals.real
+    errors = mse(fake, real)
+    similarity, difference = _ssim(fake, originals), _ciede2000(lab(fake), originals.lab)
+    return torch.stack([psnr_of(errors), similarity, mae(fake, real), errors, difference, colourfulness(fake)])
+
+
+def _ssim(fake: Tensor, originals: _Originals) -> Tensor:
+    """`ssim`, with the originals' means known and as few means to take as the formula needs."""
+    real, real_mean = originals.real, originals.mean
+    moments = torch.cat([fake, fake * fake + real * real, fake * real], dim=1)
+    fake_mean, squares, products = _window_mean(moments).chunk(3, dim=1)
+    mean_product, mean_squares = fake_mean * real_mean, fake_mean * fake_mean + real_mean * real_mean
+    luminance = (2 * mean_product + 0.01**2) / (mean_squares + 0.01**2)
+    structure = (2 * (products - mean_product) + 0.03**2) / (squares - mean_squares + 0.03**2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def _window_mean(pictures: Tensor) -> Tensor:
+    """SSIM's Gaussian mean (σ = 1.5) round every pixel whose window lies within the picture (B, C, H, W)."""
+    if min(pictures.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(_too_small(pictures))
+    offsets = torch.arange(SSIM_WINDOW, dtype=pictures.dtype, device=pictures.device) - SSIM_WINDOW // 2
+    weights = torch.softmax(-offsets.square() / (2 * 1.5**2), dim=0).repeat(pictures.shape[1], 1, 1, 1)
+    pictures = pictures.contiguous(memory_format=torch.channels_last)  # the convolutions then take half of the time
+    horizontal = F.conv2d(pictures, weights, groups=len(weights))
+    return F.conv2d(horizontal, weights.mT.contiguous(), groups=len(weights)).contiguous()
+
+
+@contextmanager
+def _workers() -> Iterator[Executor]:
+    """As many threads as PyTorch uses, each of which computes alone.
+
+    Operations this short gain little from being split among threads that wait for each other after each one, and are
+    many times slower where another program wants the processor, too.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # threads that start from now on take the number that was set last, anywhere
+
+
 @torch.no_grad()
 def scoreboard(
     predictors: Mapping[str, Predictor], batches: Iterable[tuple[Tensor, Tensor]], progress: bool = False
 ) -> list[Score]:
     """Scores every predictor on the same pictures and averages over pictures.
 
+    The numbers are computed in float32, a few pictures at a time; means agree with those of `ssim` and `ciede2000` to
+    more digits than `format_scores` prints.
+
     Args:
         predictors: Gray (B, 1, H, W) → colour (B, 3, H, W), by name; what they return is clamped to [0, 1].
         batches: (colour (B, 3, H, W), gray (B, 1, H, W)) in [0, 1], as a loader gives them; read once.
-        progress: Shows a progress bar.
+        progress: Shows a progress bar, with the time that remains where `batches` has a length.
 
     Returns:
         One `Score` for each predictor, in the order given.
@@ -300,27 +400,33 @@ def scoreboard(
     """
     from tqdm.auto import tqdm
 
-    sums = {name: torch.zeros(6, dtype=torch.float64) for name in predictors}
+    sums = {name: torch.zeros(len(_METRICS) + 1, dtype=torch.float64) for name in predictors}
     seconds = dict.fromkeys(predictors, 0.0)
     pictures, original_colourfulness = 0, 0.0
-    for real, gray in tqdm(batches, desc="scoring", unit="batch", disable=not progress):
-        pictures += len(real)
-        original_colourfulness += colourfulness(real).sum().item()
-        for name, predict in predictors.items():
-            start = time.perf_counter()
-            fake = predict(gray).to(real.device)
-            seconds[name] += time.perf_counter() - start
-            fake = fake.clamp(0, 1)
-            errors = mse(fake, real)
-            numbers = [psnr_of(errors), ssim(fake, real), mae(fake, real), errors, ciede2000(fake, real)]
-            sums[name] += torch.stack([*numbers, colourfulness(fake)]).double().sum(dim=1)
+    # One step for each predictor of each batch: at 256×256 a batch takes seconds, and the first estimate comes sooner.
+    steps = len(batches) * len(predictors) if isinstance(batches, Sized) else None
+    bar = tqdm(total=steps, desc="scoring", unit="batch", smoothing=0, disable=not progress)
+    with bar, _workers() as pool:
+        for real, gray in batches:
+            pictures += len(real)
+            some = max(1, _CHUNK // real[0, 0].numel()) if real.device.type == "cpu" else len(real)
+            originals = list(pool.map(_Originals.of, real.split(some)))
+            original_colourfulness += sum(colourfulness(chunk.real).sum().item() for chunk in originals)
+            for name, predict in predictors.items():
+                start = time.perf_counter()
+                fake = predict(gray).to(real.device)
+                seconds[name] += time.perf_counter() - start
+                pairs = zip(fake.split(some), originals, strict=True)
+                for numbers in pool.map(lambda pair: _numbers(*pair), pairs):
+                    sums[name] += numbers.double().sum(dim=1).cpu()
+                bar.update()
     if not pictures:
         raise ValueError("there are no pictures to score")
     scores = []
     for name, total in sums.items():
         *means, colour = (total / pictures).tolist()
         ratio = colour * pictures / original_colourfulness if original_colourfulness else float("nan")
-        named = dict(zip(("psnr", "ssim", "mae", "mse", "ciede2000"), means, strict=True))
+        named = dict(zip(_METRICS, means, strict=True))
         milliseconds = 1000 * seconds[name] / pictures
         scores.append(Score(name, pictures, **named, colourfulness_ratio=ratio, milliseconds=milliseconds))
     return scores

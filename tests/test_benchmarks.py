@@ -59,6 +59,13 @@ def test_folder(run):
 
 
 @pytest.mark.slow
+def test_scoreboard(run):
+    results = run("scoreboard")
+    assert results["identical"]
+    assert set(results["seconds"]) == {"literal scoreboard", "scoreboard"}
+
+
+@pytest.mark.slow
 def test_gpu_goes_its_way_on_a_cpu(run):
     results = run("gpu")
     assert set(results["precision"]) == {"fp32", "bf16"}

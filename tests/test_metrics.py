@@ -1,4 +1,7 @@
 import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -174,3 +177,68 @@ def test_scoreboard_clamps_what_leaves_the_unit_range():
 def test_scoreboard_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no pictures to score"):
         scoreboard({"gray": gray_baseline}, [])
+
+
+def numbers(score):
+    """Without the time."""
+    return {field: value for field, value in asdict(score).items() if field not in ("name", "milliseconds")}
+
+
+def test_scoreboard_agrees_with_the_metrics_one_by_one():
+    """Also on black, white and gray pictures and where a prediction is a view that repeats one channel."""
+    flat = torch.tensor([0.0, 1.0, 0.5, 0.04])[:, None, None, None].expand(-1, 3, 48, 40)
+    flowers = torch.from_numpy(synthetic_flowers(6, 48, seed=3)).permute(0, 3, 1, 2)[..., :40] / 255
+    real = torch.cat([flat, flowers])
+    predictors = {
+        "gray": gray_baseline,
+        "noisy": lambda gray: (
+            gray + 0.3 * torch.randn(len(gray), 3, 48, 40, generator=torch.Generator().manual_seed(0))
+        ),
+        "turning": lambda gray: torch.cat([gray, gray.flip(3), gray.flip(2)], dim=1),
+    }
+    batches = [(some, some.mean(dim=1, keepdim=True)) for some in real.split(4)]
+    for score in scoreboard(predictors, batches):
+        fake = torch.cat([predictors[score.name](gray).clamp(0, 1) for _, gray in batches])
+        for name in ("psnr", "ssim", "mae", "mse", "ciede2000"):
+            expected = getattr(metrics, name)(fake.double(), real.double()).mean().item()
+            assert getattr(score, name) == pytest.approx(expected, rel=1e-5, abs=2e-6), name
+        ratio = metrics.colourfulness(fake).mean() / metrics.colourfulness(real).mean()
+        assert score.colourfulness_ratio == pytest.approx(ratio.item(), rel=1e-5)
+
+
+def test_scoreboard_agrees_with_scikit_image_on_colours_from_all_of_the_cube():
+    levels = torch.linspace(0, 1, 6)
+    grid = torch.cartesian_prod(levels, levels, levels)  # (216, 3); gray ones, and hues that lie opposite, among them
+    fake = grid.repeat(len(grid), 1).T.reshape(1, 3, 216, 216)
+    real = grid.repeat_interleave(len(grid), 0).T.reshape(1, 3, 216, 216)
+    (score,) = scoreboard({"cube": lambda gray: fake}, [(real, real[:, :1])])
+    expected = color.deltaE_ciede2000(color.rgb2lab(as_array(fake[0])), color.rgb2lab(as_array(real[0]))).mean()
+    assert score.ciede2000 == pytest.approx(expected, rel=1e-5)
+
+
+def test_scoreboard_is_the_same_with_any_number_of_threads_and_leaves_it_alone():
+    real, gray = PairDataset(synthetic_flowers(5, 256, seed=4))[list(range(5))]
+    before = torch.get_num_threads()
+    try:
+        scores = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            scores += scoreboard({"gray": gray_baseline}, [(real, gray)])
+            assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert numbers(scores[0]) == numbers(scores[1])
+
+
+def test_scoreboard_shows_how_long_it_still_takes(capsys):
+    loader = make_loader(PairDataset(synthetic_flowers(4, 32)), 2)
+    predictors = {"gray": gray_baseline, "half": lambda gray: gray_baseline(0.5 * gray)}
+    scoreboard(predictors, loader, progress=True)
+    assert re.search(r"4/4 .*\d\d:\d\d<\d\d:\d\d", capsys.readouterr().err)  # a step for each predictor and batch
+
+
+def test_scoreboard_says_how_small_is_too_small():
+    with pytest.raises(ValueError, match="at least 11×11, got \\(10, 40\\)"):
+        scoreboard({"gray": gray_baseline}, [(torch.rand(2, 3, 10, 40), torch.rand(2, 1, 10, 40))])

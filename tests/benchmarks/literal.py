@@ -232,6 +232,78 @@ def validate(generator, loader, device):
     return [total / len(loader) for total in totals]
 
 
+def lab(colour):
+    linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+    to_xyz = colour.new_tensor(
+        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+    )
+    xyz = torch.einsum("bchw,xc->bxhw", linear, to_xyz) / colour.new_tensor([0.95047, 1.0, 1.08883])[:, None, None]
+    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-12) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = f.unbind(dim=1)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+def ciede2000(fake, real):
+    """Equation by equation, hues as angles, in float64."""
+    (l1, a1, b1), (l2, a2, b2) = lab(fake.double()), lab(real.double())
+    saturation = lambda c: (c**7 / (c**7 + 25.0**7)).sqrt()  # noqa: E731
+    g = 0.5 * (1 - saturation(0.5 * (torch.hypot(a1, b1) + torch.hypot(a2, b2))))
+    a1, a2 = (1 + g) * a1, (1 + g) * a2
+    c1, c2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
+    h1, h2 = torch.atan2(b1, a1) % (2 * torch.pi), torch.atan2(b2, a2) % (2 * torch.pi)
+    gray = c1 * c2 == 0
+    turn = h2 - h1
+    turn = torch.where(turn > torch.pi, turn - 2 * torch.pi, turn)
+    turn = torch.where(turn < -torch.pi, turn + 2 * torch.pi, turn)
+    dh = 2 * (c1 * c2).sqrt() * torch.sin(torch.where(gray, torch.zeros_like(turn), turn) / 2)
+    mean_l, mean_c, mean_h = 0.5 * (l1 + l2), 0.5 * (c1 + c2), 0.5 * (h1 + h2)
+    far = (h1 - h2).abs() > torch.pi
+    mean_h = torch.where(far, torch.where(h1 + h2 < 2 * torch.pi, mean_h + torch.pi, mean_h - torch.pi), mean_h)
+    mean_h = torch.where(gray, h1 + h2, mean_h)
+    degree = torch.pi / 180
+    t = 1 - 0.17 * torch.cos(mean_h - 30 * degree) + 0.24 * torch.cos(2 * mean_h)
+    t = t + 0.32 * torch.cos(3 * mean_h + 6 * degree) - 0.20 * torch.cos(4 * mean_h - 63 * degree)
+    rotation = 30 * degree * torch.exp(-(((mean_h / degree - 275) / 25) ** 2))
+    dl = (l2 - l1) / (1 + 0.015 * (mean_l - 50) ** 2 / (20 + (mean_l - 50) ** 2).sqrt())
+    dc, dh = (c2 - c1) / (1 + 0.045 * mean_c), dh / (1 + 0.015 * mean_c * t)
+    squared = dl**2 + dc**2 + dh**2 - 2 * saturation(mean_c) * torch.sin(2 * rotation) * dc * dh
+    return squared.clamp(min=0).sqrt().mean(dim=(1, 2))
+
+
+def colourfulness(colour):
+    r, g, b = (255 * colour).flatten(2).unbind(dim=1)
+    red_green, yellow_blue = r - g, 0.5 * (r + g) - b
+    spread = (red_green.var(dim=1, correction=0) + yellow_blue.var(dim=1, correction=0)).sqrt()
+    return spread + 0.3 * (red_green.mean(dim=1) ** 2 + yellow_blue.mean(dim=1) ** 2).sqrt()
+
+
+@torch.no_grad()
+def scoreboard(predictors, batches):
+    """Every metric of every predictor, a whole batch at a time; the means over pictures, a dictionary each."""
+    totals = {name: {} for name in predictors}
+    pictures, original = 0, 0.0
+    for real, gray in batches:
+        pictures += len(real)
+        original += colourfulness(real).sum().item()
+        for name, predict in predictors.items():
+            fake = predict(gray).clamp(0, 1)
+            mse = (fake - real).square().mean(dim=(1, 2, 3))
+            numbers = {
+                "psnr": -10 * mse.clamp(min=1e-10).log10(),
+                "ssim": ssim(fake, real, data_range=1.0, size_average=False),
+                "mae": (fake - real).abs().mean(dim=(1, 2, 3)),
+                "mse": mse,
+                "ciede2000": ciede2000(fake, real),
+                "colourfulness_ratio": colourfulness(fake),
+            }
+            for metric, values in numbers.items():
+                totals[name][metric] = totals[name].get(metric, 0.0) + values.sum().item()
+    shares = {"colourfulness_ratio": original}
+    return [
+        {metric: total / shares.get(metric, pictures) for metric, total in totals[name].items()} for name in predictors
+    ]
+
+
 def cell(generator, path, size=256):
     """The submission's last block: a square of `size` pixels, whatever the picture was."""
     transform = transforms.Compose([transforms.Resize((size, size)), transforms.Grayscale(), transforms.ToTensor()])
