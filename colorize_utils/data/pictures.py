@@ -3,7 +3,6 @@
 What metadata a result keeps is decided in metadata.py; files that hold several pictures are read by pages.py.
 """
 
-import functools
 import io
 import os
 import struct
@@ -75,13 +74,15 @@ _TURNS: dict[object, Image.Transpose] = {
 }
 
 
-@functools.cache
 def reads_heif() -> bool:
     """Registers pillow-heif with Pillow where it is installed, and tells whether HEIC pictures can be read.
 
     pillow-heif turns pictures upright by the rotation in the file's container, as other programs do, and resets the
     EXIF orientation, so that they are not turned twice.
     """
+    # Asked anew as long as it is missing: a notebook goes on after installing it.
+    if "HEIF" in Image.OPEN:
+        return True
     try:
         import pillow_heif
     except ImportError:
@@ -180,7 +181,9 @@ def reading(name: str) -> Iterator[None]:
         with without_warnings():
             yield
     except UnidentifiedImageError as error:
-        advice = NOT_READ.get(Path(name).suffix.lower(), "give a JPEG, PNG, TIFF or WebP file")
+        suffix, advice = Path(name).suffix.lower(), "give a JPEG, PNG, TIFF or WebP file"
+        if not (suffix in HEIF and reads_heif()):  # where pillow-heif is installed, it is no remedy
+            advice = NOT_READ.get(suffix, advice)
         raise PictureError(f"{name} is not a picture that can be read; {advice}") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{name} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller") from error

@@ -61,6 +61,7 @@ class BatchReport:
         coloured: Originals that were opened and have colours of their own (`has_colours`; of several pages, any).
         left: Originals that were left alone because they have colours of their own.
         unread: How many files of the folders cannot be read as pictures, by their suffix in lower case.
+        links: Links to other folders in the given ones; they are not followed.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -70,6 +71,7 @@ class BatchReport:
     coloured: list[Path] = field(default_factory=list)
     left: list[Path] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
+    links: list[Path] = field(default_factory=list)
 
 
 def colorize_files(
@@ -119,7 +121,7 @@ def colorize_files(
     own = colorizer.mark(how.get("style"))
     jobs = list(_jobs(pictures, output, report))
     single = len(pictures) == 1 and not pictures[0].is_dir()
-    originals = {original.resolve() for original, _ in jobs}
+    originals = {os.path.realpath(original) for original, _ in jobs}  # `resolve` raises where a link leads to itself
     claimed: dict[Path, Path] = {}  # result → the first picture that has it
     for original, target in jobs:
         claimed.setdefault(target, original)
@@ -127,7 +129,7 @@ def colorize_files(
 
     def colorize(original: Path, target: Path) -> tuple[str, bool]:
         """Colorizes a picture; returns the report's list that it belongs to, and whether it has colours of its own."""
-        if target.resolve() in originals:
+        if os.path.realpath(target) in originals:
             raise PictureError(f"{target} is an original; choose another output")
         if claimed[target] != original:
             raise PictureError(f"{original}: {target} is the result of {claimed[target]} already; rename one of them")
@@ -234,24 +236,27 @@ def _jobs(pictures: Iterable[Path], output: Path | None, report: BatchReport) ->
         if folder.is_file():
             report.failed.append(f"{folder} is a file; give a folder for the results of {given}")
             continue
-        found = sorted(_pictures_below(given, folder.resolve(), report))
+        found = sorted(_pictures_below(given, os.path.realpath(folder), report))
         if not found:
             report.failed.append(f"{given} holds no pictures; give a folder of JPEG, PNG, TIFF or WebP files")
         for path in found:
             yield path, _colour_name(folder / path.relative_to(given))
 
 
-def _pictures_below(folder: Path, results: Path, report: BatchReport) -> Iterator[Path]:
+def _pictures_below(folder: Path, results: str, report: BatchReport) -> Iterator[Path]:
     """A folder's pictures, except those in the folder `results`, which may lie below it."""
 
     def cannot_be_listed(error: OSError) -> None:
         report.failed.append(f"{error.filename} cannot be listed: {error.strerror}; check its permissions")
 
     for here, folders, names in os.walk(folder, onerror=cannot_be_listed):
-        folders[:] = [name for name in folders if Path(here, name).resolve() != results]
+        folders[:] = [name for name in folders if os.path.realpath(Path(here, name)) != results]
+        report.links += [path for path in (Path(here, name) for name in folders) if path.is_symlink()]
         for path in (Path(here, name) for name in names):
             if is_picture(path):
                 yield path
+            elif path.is_symlink() and not path.exists():
+                report.failed.append(f"{path} is a link that leads nowhere; check what it stands for")
             elif not path.name.startswith("."):
                 report.unread[path.suffix.lower()] += 1
 

@@ -390,3 +390,32 @@ sys.exit(main())
 """
     command = [sys.executable, "-c", script, "album", "--quiet", "--model", str(tiny_checkpoint)]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "3\n"
+
+
+# ---------------------------------------------------------------- links
+
+
+def test_a_link_to_a_picture_is_one_and_what_is_not_followed_is_said(run):
+    Path("other").mkdir()
+    for seed, name in enumerate(("album/a.png", "other/b.png")):
+        noise(seed).save(name)
+    Path("album/linked").symlink_to(Path("other").absolute())
+    Path("album/b.png").symlink_to(Path("other/b.png").absolute())
+    Path("album/gone.png").symlink_to("nowhere.png")
+    Path("album/loop.png").symlink_to("loop.png")
+    status, _, errors = run("album")
+    assert status == 1
+    assert sorted(path.name for path in Path("album-colorized").iterdir()) == ["a.png", "b.png"]
+    for lost in ("album/linked", "album/gone.png", "album/loop.png"):
+        assert errors.count(lost) == 1
+    status, _, errors = run("album/loop.png")
+    assert (status, errors.count("\n")) == (1, 1)
+
+
+def test_a_damaged_heic_is_not_told_to_install_what_is_installed(run):
+    pytest.importorskip("pillow_heif")
+    Path("broken.heic").write_bytes(b"no picture at all" * 100)
+    status, _, errors = run("broken.heic")
+    assert status == 1
+    assert "broken.heic" in errors
+    assert "pip install" not in errors
