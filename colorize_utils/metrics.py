@@ -106,11 +106,12 @@ def lab(colour: Tensor) -> Tensor:
     """
     # Near black both curves are straight lines. `where` would be the slowest operation of all: instead, each branch
     # stays at the boundary while the other one moves.
-    power = torch.exp2(2.4 * torch.log2((colour.clamp(min=0.04045) + 0.055) / 1.055))  # twice as fast as `**`
-    linear = power + (colour.clamp(max=0.04045) - 0.04045) / 12.92
+    power = colour.clamp(min=0.04045).add_(0.055).div_(1.055).log2_().mul_(2.4).exp2_()  # twice as fast as `**`
+    linear = power.add_(colour.clamp(max=0.04045).sub_(0.04045), alpha=1 / 12.92)
     xyz = (_TO_XYZ.to(colour) @ linear.flatten(2)).unflatten(2, colour.shape[2:])
     boundary, slope = (6 / 29) ** 3, (29 / 6) ** 2 / 3
-    f = torch.exp2(torch.log2(xyz.clamp(min=boundary)) / 3) + slope * (xyz.clamp(max=boundary) - boundary)
+    root = xyz.clamp(min=boundary).log2_().div_(3).exp2_()
+    f = root.add_(xyz.clamp_(max=boundary).sub_(boundary), alpha=slope)
     x, y, z = f.unbind(dim=1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
@@ -141,7 +142,8 @@ def _ciede2000(first: Tensor, second: Tensor) -> Tensor:
     """Mean ΔE₀₀ over pixels, (B,), of L*a*b* pictures (B, 3, H, W), computed in their type.
 
     Hues stay vectors (a, b), their mean and difference sums and products of these: nothing wraps round the circle, no
-    branch is taken, and of the angle's functions two are left. In float32 the mean is right to five digits.
+    branch is taken, and of the angle's functions two are left. In float32 the mean is right to five digits. Most steps
+    overwrite what is no longer needed, because new tensors would push each other out of the processor's cache.
     """
     (l1, a1, b1), (l2, a2, b2) = first.unbind(dim=1), second.unbind(dim=1)
     g = 0.5 - 0.5 * _saturation(0.5 * (_length(a1, b1) + _length(a2, b2)))  # equation 4
@@ -151,41 +153,41 @@ def _ciede2000(first: Tensor, second: Tensor) -> Tensor:
 
     # The mean hue (equation 14) is where the hues' unit vectors add up to. Where one colour is gray there is no hue,
     # and none is needed: ΔH, the one thing that hue weighs, is 0.
-    x, y = a1 * c2 + a2 * c1, b1 * c2 + b2 * c1
-    degrees = torch.rad2deg(torch.atan2(-y, -x)) + 180  # in [0, 360]
-    scale = _length(x, y).clamp(min=1e-20).reciprocal()
-    cos, sin = scale * x, scale * y
+    x, y = (a1 * c2).addcmul_(a2, c1), (b1 * c2).addcmul_(b2, c1)
+    degrees = torch.atan2(-y, -x).mul_(180 / math.pi).add_(180)  # in [0, 360]
+    length = _length(x, y).clamp_(min=1e-20)
+    cos, sin = x.div_(length), y.div_(length)
     # Equation 15's cosines of multiples of the hue h: the real part of a polynomial in exp(i·h), by Horner's rule.
     re, im = torch.zeros_like(cos), torch.zeros_like(sin)
     for amplitude, phase in ((-0.20, -63), (0.32, 6), (0.24, 0), (-0.17, -30)):
         shift = amplitude * cmath.exp(1j * math.radians(phase))
-        re, im = re + shift.real, im + shift.imag
-        re, im = re * cos - im * sin, re * sin + im * cos
-    t = 1 + re
+        re, im = re.add_(shift.real), im.add_(shift.imag)
+        re, im = (re * cos).addcmul_(im, sin, value=-1), (re * sin).addcmul_(im, cos)
+    t = re.add_(1)
 
     # Equations 10 and 11: 2·√(C₁·C₂)·sin(Δh / 2), by the chord between the hues' unit vectors; it is signed as sin Δh.
     chord = _length(a2 * c1 - a1 * c2, b2 * c1 - b1 * c2)
-    dh = torch.copysign(chord / product.sqrt().clamp(min=1e-20), a1 * b2 - b1 * a2)
-    offset = (mean_l - 50).square()
-    dl = (l2 - l1) / (1 + 0.015 * offset * (20 + offset).rsqrt())
-    dc = (c2 - c1) / (1 + 0.045 * mean_c)
-    dh = dh / (1 + 0.015 * mean_c * t)
-    rotation = torch.exp(-((degrees - 275) / 25).square())
-    r_t = -2 * _saturation(mean_c) * torch.sin(math.pi / 3 * rotation)
-    squared = dl * dl + dc * dc + dh * dh + r_t * dc * dh
-    return squared.clamp(min=0).sqrt().mean(dim=(1, 2))
+    dh = chord.div_(product.sqrt_().clamp_(min=1e-20)).copysign_(a1 * b2 - b1 * a2)
+    offset = mean_l.sub_(50).square_()
+    dl = (l2 - l1).div_((20 + offset).rsqrt_().mul_(offset).mul_(0.015).add_(1))
+    dc = (c2 - c1).div_((0.045 * mean_c).add_(1))
+    dh.div_(t.mul_(mean_c).mul_(0.015).add_(1))
+    rotation = degrees.sub_(275).div_(25).square_().neg_().exp_()
+    r_t = rotation.mul_(math.pi / 3).sin_().mul_(-2).mul_(_saturation(mean_c))
+    squared = r_t.mul_(dc).mul_(dh).addcmul_(dl, dl).addcmul_(dc, dc).addcmul_(dh, dh)
+    return squared.clamp_(min=0).sqrt_().mean(dim=(1, 2))
 
 
 def _length(x: Tensor, y: Tensor) -> Tensor:
     """√(x² + y²); `torch.hypot`, which also guards against overflow, takes longer."""
-    return (x * x + y * y).sqrt()
+    return (x * x).addcmul_(y, y).sqrt_()
 
 
 def _saturation(chroma: Tensor) -> Tensor:
     """√(C⁷ / (C⁷ + 25⁷)), which occurs twice in CIEDE2000."""
     cube = chroma * chroma * chroma
     seventh = cube * cube * chroma
-    return (seventh / (seventh + 25.0**7)).sqrt()
+    return (seventh / (seventh + 25.0**7)).sqrt_()
 
 
 class Validation(NamedTuple):
@@ -346,10 +348,12 @@ def _ssim(fake: Tensor, originals: _Originals) -> Tensor:
     real, real_mean = originals.real, originals.mean
     moments = torch.cat([fake, fake * fake + real * real, fake * real], dim=1)
     fake_mean, squares, products = _window_mean(moments).chunk(3, dim=1)
-    mean_product, mean_squares = fake_mean * real_mean, fake_mean * fake_mean + real_mean * real_mean
-    luminance = (2 * mean_product + 0.01**2) / (mean_squares + 0.01**2)
-    structure = (2 * (products - mean_product) + 0.03**2) / (squares - mean_squares + 0.03**2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
+    covariance = products.addcmul_(fake_mean, real_mean, value=-1)
+    mean_squares = (fake_mean * fake_mean).addcmul_(real_mean, real_mean)
+    variances = squares.sub_(mean_squares)
+    luminance = (2 * fake_mean).mul_(real_mean).add_(0.01**2).div_(mean_squares.add_(0.01**2))
+    structure = covariance.mul_(2).add_(0.03**2).div_(variances.add_(0.03**2))
+    return luminance.mul_(structure).mean(dim=(1, 2, 3))
 
 
 def _window_mean(pictures: Tensor) -> Tensor:
