@@ -616,3 +616,17 @@ def test_release_wants_a_runs_checkpoint(tmp_path, tiny_unet, capsys):
     torch.save(tiny_unet.state_dict(), tmp_path / "bare.pth")
     assert run("release", "petals", tmp_path / "bare.pth") == 1
     assert "does not say how it was trained" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_checkpoints_have_the_permissions_that_the_umask_gives_to_new_files():
+    tiny = ["--data", "generated", "--count", "20", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    before = os.umask(0o027)
+    try:
+        assert run("train", "gan-l1", *tiny, "--device", "cpu", "-o", "runs/one") == 0
+        assert run("release", "petals", "runs/one/best.safetensors") == 0
+    finally:
+        os.umask(before)
+    written = [*Path("runs/one").iterdir(), *Path("dist/weights").iterdir()]
+    assert {path.name for path in written} >= {"best.safetensors", "last.safetensors", "petals.safetensors"}
+    assert {path.name: path.stat().st_mode & 0o777 for path in written} == {path.name: 0o640 for path in written}
