@@ -463,7 +463,19 @@ class Diverged(TrainingError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and has saved everything; the message says where, and how to resume it."""
+    """A run was asked to stop and has saved everything; the message says where, and how to go on.
+
+    Args:
+        kept: What is saved, and where.
+        advice: How to go on; by default as `train` and its command do.
+
+    Attributes:
+        kept: As given.
+    """
+
+    def __init__(self, kept: str, advice: str = "resume it (resume=True, --resume)"):
+        super().__init__(f"interrupted, all is saved; {kept}; to go on, {advice}")
+        self.kept = kept
 
 
 def train(
@@ -725,7 +737,7 @@ class _Saver:
     def stop(self, trainer: Trainer) -> NoReturn:
         self.save(trainer)
         self.hand_over()
-        raise Interrupted(f"interrupted, all is saved; {self.kept}; to go on, resume it (resume=True, --resume)")
+        raise Interrupted(self.kept)
 
     def hand_over(self) -> None:
         """Before a run ends early: copies to the Drive at once what its rate has held back."""

@@ -1,4 +1,6 @@
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import PictureError
 from colorize_utils.inference import STYLES, Colorizer
 from colorize_utils.models import build_generator
+from colorize_utils.training import Trainer
 
 
 @pytest.fixture
@@ -582,6 +585,30 @@ def test_compare_trains_alike_and_scores_with_the_spread(capsys):
     assert run("compare", "gan-l1", *scale, "--learning-rate", "1e-5") == 1
     assert "gan-l1-0 holds another run (learning_rate 0.001 not 1e-05)" in capsys.readouterr().err
     assert min(abs(single - psnr - spread), abs(single - psnr + spread)) < 0.02
+
+
+@pytest.mark.slow
+def test_the_advice_after_an_interrupted_compare_can_be_followed(monkeypatch, capsys):
+    scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    command = ["compare", "gan-l1", *scale, "--seeds", "1", "--limit", "3", "--device", "cpu"]
+    step, steps = Trainer.step, []
+
+    def stopped(self, *arguments):
+        steps.append(len(self.step_losses))
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    assert run(*command) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(Path("runs/compare/gan-l1-0/state.pt")) in line
+    with pytest.raises(SystemExit) as stop:
+        run("compare", "--help")
+    assert stop.value.code == 0
+    assert set(re.findall(r"--\w+", line)) <= set(re.findall(r"--\w+", capsys.readouterr().out))
+    assert run(*command) == 0
+    assert steps == [0, 1, 2, 3]  # it went on
 
 
 def test_compare_refuses_what_it_does_not_know(capsys):
