@@ -44,7 +44,7 @@ from colorize_utils.devices import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from colorize_utils.errors import TrainingError
+from colorize_utils.errors import ColorizeError, TrainingError
 from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Validation, validate
 from colorize_utils.models import Critic, Discriminator, MeanColour, build_generator, predictor
@@ -476,6 +476,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, kept: str, advice: str = "resume it (resume=True, --resume)"):
         super().__init__(f"interrupted, all is saved; {kept}; to go on, {advice}")
         self.kept = kept
+
+    # In a notebook it is one line. It is no ColorizeError, because whoever catches those must not catch an interrupt.
+    _render_traceback_ = ColorizeError._render_traceback_
 
 
 def train(
