@@ -625,14 +625,16 @@ class _Saver:
 
     def restore(self, trainer: Trainer, resume: bool) -> None:
         """Puts the trainer where the run in the folder stopped; does nothing where there is no run."""
-        present = [name for name in self.FILES if (self.folder / name).exists()]
+        if self.drive is not None and self.drive.nothing_arrived():
+            self.place = self.local
+        present = [name for name in self.FILES if (self.place / name).exists()]
         if present and not resume:
             raise TrainingError(
-                f"{self.folder} holds a run already: resume it (resume=True, --resume) or choose another folder"
+                f"{self.place} holds a run already: resume it (resume=True, --resume) or choose another folder"
             )
         if present and self.STATE not in present:
             raise TrainingError(
-                f"{self.folder} holds {' and '.join(present)}, but no {self.STATE} to go on from, and a run that "
+                f"{self.place} holds {' and '.join(present)}, but no {self.STATE} to go on from, and a run that "
                 "begins anew would overwrite that: move it away, or choose another folder"
             )
         if self.drive is not None:
@@ -650,9 +652,9 @@ class _Saver:
             if is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-            best = f" ({self.folder / self.BEST} stays as it is)" if self.BEST in present else ""
+            best = f" ({self.place / self.BEST} stays as it is)" if self.BEST in present else ""
             raise TrainingError(
-                f"{self.folder / self.STATE} cannot be read ({reason}); start in another folder{best}"
+                f"{self.place / self.STATE} cannot be read ({reason}); start in another folder{best}"
             ) from error
         self._read_best()
         self._mark_good(trainer)
@@ -668,7 +670,7 @@ class _Saver:
             self._mark_best(metadata["epoch"], metadata["metrics"]["validation_loss"])
         except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise TrainingError(
-                f"{self.folder / self.BEST} cannot be read ({error}), so that a worse one might take its "
+                f"{self.place / self.BEST} cannot be read ({error}), so that a worse one might take its "
                 "place: move it away, then resume"
             ) from error
 
@@ -680,9 +682,7 @@ class _Saver:
             differing.append("epochs")  # the learning rate would have been another from the start
         if differing:
             changes = ", ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
-            raise TrainingError(
-                f"{self.folder} holds another run ({changes}); give the same settings or another folder"
-            )
+            raise TrainingError(f"{self.place} holds another run ({changes}); give the same settings or another folder")
 
     def after_step(self, trainer: Trainer) -> None:
         if self._is_due():
