@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +33,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     The block writes to a temporary file in the same folder. When the block ends without an exception, that file is
     flushed to the disk and renamed to `path`; otherwise it is deleted, and `path` stays as it was. Any number of
-    threads and processes may write at once, even to the same path: the last to finish wins.
+    threads and processes may write at once, even to the same path: the last to finish wins. The file has the usual
+    permissions of a new file, whatever the block gave it.
 
     Args:
         path: The file to write or replace. Its folder is made where it does not exist.
@@ -46,8 +48,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(os.path.abspath(path.parent))
     temporary = _create(path)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        if temporary.stat().st_mode != mode:  # safetensors puts a private file (0o600) of its own in its place
+            temporary.chmod(stat.S_IMODE(mode))
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

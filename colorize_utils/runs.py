@@ -97,12 +97,15 @@ class DriveFolder:
     def open(self) -> None:
         """Makes the twin equal to the folder on the Drive, unless the twin is that same run, perhaps further on.
 
-        It is the same run where the Drive's state is the one that this machine last copied there or back.
+        It is the same run where the Drive's state is the one that this machine last copied there or back, or where
+        nothing has arrived on the Drive yet.
 
         Raises:
             OSError: A file cannot be read or written.
         """
         on_drive = self.folder / self.state
+        if self.nothing_arrived():
+            return
         if on_drive.is_file() and (self.local / self.state).is_file() and self._origin() == _fingerprint(on_drive):
             return
         shutil.rmtree(self.local, ignore_errors=True)
@@ -113,6 +116,14 @@ class DriveFolder:
                 self._stamps[name] = _stamp(self.local / name)
         if on_drive.is_file():
             self._note_origin()
+
+    def nothing_arrived(self) -> bool:
+        """Whether the twin holds a run whose first copy failed, because the Drive was full, so that it is only there.
+
+        Of a run that was deleted on the Drive, the twin knows that its state has been there.
+        """
+        arrived = self._origin() or any((self.folder / name).exists() for name in self.names)
+        return (self.local / self.state).is_file() and not arrived
 
     def copy(self, at_once: bool = False) -> bool:
         """Copies what has changed to the Drive, if the rate allows it or the Drive has no state yet.
@@ -135,9 +146,9 @@ class DriveFolder:
             with atomic_write(self.folder / name) as temporary:
                 shutil.copyfile(self.local / name, temporary)
             self._stamps[name] = stamp
+            if name == self.state:  # now: of a first copy, the files after it may not arrive
+                self._note_origin()
             self._free_at = max(self._free_at, time.monotonic()) + stamp[0] / DRIVE_BYTES_AN_HOUR * 3600
-        if self.state in changed:
-            self._note_origin()
         return True
 
     def _is_news(self, name: str) -> bool:

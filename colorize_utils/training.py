@@ -44,7 +44,7 @@ from colorize_utils.devices import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from colorize_utils.errors import TrainingError
+from colorize_utils.errors import ColorizeError, TrainingError
 from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Validation, validate
 from colorize_utils.models import Critic, Discriminator, MeanColour, build_generator, predictor
@@ -463,7 +463,22 @@ class Diverged(TrainingError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and has saved everything; the message says where, and how to resume it."""
+    """A run was asked to stop and has saved everything; the message says where, and how to go on.
+
+    Args:
+        kept: What is saved, and where.
+        advice: How to go on; by default as `train` and its command do.
+
+    Attributes:
+        kept: As given.
+    """
+
+    def __init__(self, kept: str, advice: str = "resume it (resume=True, --resume)"):
+        super().__init__(f"interrupted, all is saved; {kept}; to go on, {advice}")
+        self.kept = kept
+
+    # In a notebook it is one line. It is no ColorizeError, because whoever catches those must not catch an interrupt.
+    _render_traceback_ = ColorizeError._render_traceback_
 
 
 def train(
@@ -610,14 +625,16 @@ class _Saver:
 
     def restore(self, trainer: Trainer, resume: bool) -> None:
         """Puts the trainer where the run in the folder stopped; does nothing where there is no run."""
-        present = [name for name in self.FILES if (self.folder / name).exists()]
+        if self.drive is not None and self.drive.nothing_arrived():
+            self.place = self.local
+        present = [name for name in self.FILES if (self.place / name).exists()]
         if present and not resume:
             raise TrainingError(
-                f"{self.folder} holds a run already: resume it (resume=True, --resume) or choose another folder"
+                f"{self.place} holds a run already: resume it (resume=True, --resume) or choose another folder"
             )
         if present and self.STATE not in present:
             raise TrainingError(
-                f"{self.folder} holds {' and '.join(present)}, but no {self.STATE} to go on from, and a run that "
+                f"{self.place} holds {' and '.join(present)}, but no {self.STATE} to go on from, and a run that "
                 "begins anew would overwrite that: move it away, or choose another folder"
             )
         if self.drive is not None:
@@ -635,9 +652,9 @@ class _Saver:
             if is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-            best = f" ({self.folder / self.BEST} stays as it is)" if self.BEST in present else ""
+            best = f" ({self.place / self.BEST} stays as it is)" if self.BEST in present else ""
             raise TrainingError(
-                f"{self.folder / self.STATE} cannot be read ({reason}); start in another folder{best}"
+                f"{self.place / self.STATE} cannot be read ({reason}); start in another folder{best}"
             ) from error
         self._read_best()
         self._mark_good(trainer)
@@ -653,7 +670,7 @@ class _Saver:
             self._mark_best(metadata["epoch"], metadata["metrics"]["validation_loss"])
         except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise TrainingError(
-                f"{self.folder / self.BEST} cannot be read ({error}), so that a worse one might take its "
+                f"{self.place / self.BEST} cannot be read ({error}), so that a worse one might take its "
                 "place: move it away, then resume"
             ) from error
 
@@ -665,9 +682,7 @@ class _Saver:
             differing.append("epochs")  # the learning rate would have been another from the start
         if differing:
             changes = ", ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
-            raise TrainingError(
-                f"{self.folder} holds another run ({changes}); give the same settings or another folder"
-            )
+            raise TrainingError(f"{self.place} holds another run ({changes}); give the same settings or another folder")
 
     def after_step(self, trainer: Trainer) -> None:
         if self._is_due():
@@ -725,7 +740,7 @@ class _Saver:
     def stop(self, trainer: Trainer) -> NoReturn:
         self.save(trainer)
         self.hand_over()
-        raise Interrupted(f"interrupted, all is saved; {self.kept}; to go on, resume it (resume=True, --resume)")
+        raise Interrupted(self.kept)
 
     def hand_over(self) -> None:
         """Before a run ends early: copies to the Drive at once what its rate has held back."""

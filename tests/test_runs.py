@@ -15,6 +15,7 @@ from colorize_utils import runs, training
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.errors import TrainingError
 from colorize_utils.files import cache_folder
+from colorize_utils.metrics import Validation
 from colorize_utils.notebook import live
 from colorize_utils.notebook.live import LiveFigure, runs_folder
 from colorize_utils.notebook.profiles import choose_profile
@@ -192,21 +193,59 @@ def test_a_failure_leaves_all_on_the_drive_and_says_so(splits, folder, monkeypat
 
 
 def test_a_full_drive_is_told_and_the_run_goes_on_from_the_local_disk(splits, folder, monkeypatch):
-    copyfile = shutil.copyfile
-
-    def full(source, target, **how):
-        if folder in Path(target).parents:
-            raise OSError(28, "No space left on device")
-        return copyfile(source, target, **how)
-
     with pytest.raises(Stop):
         run(splits, folder, on_epoch=taken_away_after(3))
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "copyfile", full)
+        filled(patched, folder)
         with pytest.raises(TrainingError, match=r"cannot save the run in .*colorize-runs.*: free some space, then res"):
             run(splits, folder, resume=True)
     assert position(twin()) > position(folder)
     assert len(run(splits, folder, resume=True)["psnr"]) == 6
+
+
+def filled(patched, folder, but=()):
+    """Makes a Drive full, but for files of these names."""
+    copyfile = shutil.copyfile
+
+    def full(source, target, **how):
+        if folder in Path(target).parents and Path(source).name not in but:
+            raise OSError(28, "No space left on device")
+        return copyfile(source, target, **how)
+
+    patched.setattr(shutil, "copyfile", full)
+
+
+def test_a_run_of_which_nothing_has_arrived_on_a_full_drive_can_be_resumed(splits, folder, tmp_path, monkeypatch):
+    for done in (1, 2):
+        with monkeypatch.context() as patched:
+            filled(patched, folder)
+            with pytest.raises(TrainingError, match="free some space, then resume") as error:
+                run(splits, folder, resume=True)
+        assert str(twin() / "state.pt") in str(error.value)
+        assert (position(twin()), list(folder.iterdir())) == (done, [])
+    with pytest.raises(TrainingError, match="holds a run already"):
+        run(splits, folder)
+    with pytest.raises(TrainingError, match="holds another run"):
+        run(splits, folder, replace(RECIPE, reconstruction="mse"), resume=True)
+    assert position(twin()) == 2
+    run(splits, folder, resume=True)
+    assert names(folder) == FILES
+    run(splits, tmp_path / "straight")
+    assert same_run(folder, tmp_path / "straight")
+
+
+def test_the_best_is_kept_where_the_state_alone_fits_on_a_drive(splits, folder, monkeypatch):
+    losses = iter([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])  # the first epoch is the best
+    monkeypatch.setattr(training, "validate", lambda *_, **__: Validation(next(losses), 20.0, 0.5, 0.1))
+    for fits, minutes in (((), 60), (("state.pt",), 5)):  # at the end of the first epoch, in the second
+        with monkeypatch.context() as patched:
+            filled(patched, folder, fits)
+            with pytest.raises(TrainingError, match="free some space, then resume"):
+                run(splits, folder, resume=True, save_minutes=minutes)
+    assert names(folder) == ["state.pt"]
+    run(splits, folder, resume=True)
+    assert names(folder) == FILES
+    assert load_generator(folder / "best.safetensors").metadata["epoch"] == 1
 
 
 def test_a_notebooks_run_lives_on_the_drive_by_that_way(splits, folder, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -533,6 +534,18 @@ def test_an_interrupt_ends_the_step_and_saves_everything(splits, tmp_path, monke
     run(recipe, splits, tmp_path / "stopped", resume=True)
     run(recipe, splits, tmp_path / "straight")
     assert same(state_of(tmp_path / "stopped"), state_of(tmp_path / "straight"))
+
+
+def test_in_a_notebook_an_interrupt_is_one_line(splits, tmp_path, monkeypatch, number):
+    signalled(monkeypatch, 2, number)
+    shell, shown = InteractiveShell(), []
+    monkeypatch.setattr(shell, "_showtraceback", lambda kind, error, lines: shown.extend(lines))
+    with pytest.raises(Interrupted) as stop:
+        run(tiny(GAN_L1), splits, tmp_path)
+    shell.showtraceback((stop.type, stop.value, stop.tb))
+    (line,) = shown
+    assert str(tmp_path / "state.pt") in line
+    assert "\n" not in line
 
 
 def test_a_second_interrupt_acts_at_once(splits, tmp_path, monkeypatch, number):

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from colorize_utils.data import load_splits, make_loader
     from colorize_utils.evaluation.comparison import Run, alike, compare, format_comparison, require_run_of
     from colorize_utils.metrics import gray_baseline, mean_chroma_baseline
-    from colorize_utils.training import train
+    from colorize_utils.training import Interrupted, train
 
     try:
         recipes = [alike(RECIPES[name], **{field: getattr(options, field) for field in SCALE}) for name in chosen]
@@ -47,9 +47,19 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         for recipe in recipes:
             folder = options.output / f"{recipe.name}-{seed}"
             require_run_of(recipe, folder)
-            history = train(
-                recipe, splits, folder, resume=True, device=options.device, seed=seed, save_minutes=1, progress=progress
-            )
+            try:
+                history = train(
+                    recipe,
+                    splits,
+                    folder,
+                    resume=True,
+                    device=options.device,
+                    seed=seed,
+                    save_minutes=1,
+                    progress=progress,
+                )
+            except Interrupted as stop:  # `compare` has no --resume: it always goes on
+                raise Interrupted(stop.kept, "give the same command again") from None
             run = Run(folder, sum(history["seconds"]))
             print(f"{folder}: validation PSNR {max(history['psnr']):.2f} dB, {run.seconds:.0f} s", flush=True)
             runs.setdefault(recipe.name, []).append(run)

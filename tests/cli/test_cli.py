@@ -1,4 +1,6 @@
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import PictureError
 from colorize_utils.inference import STYLES, Colorizer
 from colorize_utils.models import build_generator
+from colorize_utils.training import Trainer
 
 
 @pytest.fixture
@@ -584,6 +587,30 @@ def test_compare_trains_alike_and_scores_with_the_spread(capsys):
     assert min(abs(single - psnr - spread), abs(single - psnr + spread)) < 0.02
 
 
+@pytest.mark.slow
+def test_the_advice_after_an_interrupted_compare_can_be_followed(monkeypatch, capsys):
+    scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    command = ["compare", "gan-l1", *scale, "--seeds", "1", "--limit", "3", "--device", "cpu"]
+    step, steps = Trainer.step, []
+
+    def stopped(self, *arguments):
+        steps.append(len(self.step_losses))
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    assert run(*command) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(Path("runs/compare/gan-l1-0/state.pt")) in line
+    with pytest.raises(SystemExit) as stop:
+        run("compare", "--help")
+    assert stop.value.code == 0
+    assert set(re.findall(r"--\w+", line)) <= set(re.findall(r"--\w+", capsys.readouterr().out))
+    assert run(*command) == 0
+    assert steps == [0, 1, 2, 3]  # it went on
+
+
 def test_compare_refuses_what_it_does_not_know(capsys):
     for arguments, message in ((["gan-l2"], "no recipe 'gan-l2'"), (["--size", "33"], "size must be a multiple of 32")):
         with pytest.raises(SystemExit) as stop:
@@ -616,3 +643,17 @@ def test_release_wants_a_runs_checkpoint(tmp_path, tiny_unet, capsys):
     torch.save(tiny_unet.state_dict(), tmp_path / "bare.pth")
     assert run("release", "petals", tmp_path / "bare.pth") == 1
     assert "does not say how it was trained" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_checkpoints_have_the_permissions_that_the_umask_gives_to_new_files():
+    tiny = ["--data", "generated", "--count", "20", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    before = os.umask(0o027)
+    try:
+        assert run("train", "gan-l1", *tiny, "--device", "cpu", "-o", "runs/one") == 0
+        assert run("release", "petals", "runs/one/best.safetensors") == 0
+    finally:
+        os.umask(before)
+    written = [*Path("runs/one").iterdir(), *Path("dist/weights").iterdir()]
+    assert {path.name for path in written} >= {"best.safetensors", "last.safetensors", "petals.safetensors"}
+    assert {path.name: path.stat().st_mode & 0o777 for path in written} == {path.name: 0o640 for path in written}
