@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import platform
 from contextlib import AbstractContextManager
 from typing import Any
@@ -54,6 +55,17 @@ def choose_precision(device: torch.device) -> str:
         return "fp32"
     major, _ = torch.cuda.get_device_capability(device)
     return "bf16" if major >= BF16_CAPABILITY else "fp16"
+
+
+def usable_cores() -> int:
+    """Counts the cores for this process.
+
+    Returns:
+        The number of cores that it may use; in a container or a cluster's job often fewer than there are.
+    """
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

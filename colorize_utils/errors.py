@@ -18,7 +18,7 @@ class PictureError(ColorizeError):
 
 
 class DataError(ColorizeError):
-    """Training or evaluation pictures that are missing or too few, or a cache that cannot be written."""
+    """Training or evaluation pictures that are missing, too few or seen before, or a cache that cannot be written."""
 
 
 class CheckpointError(ColorizeError):

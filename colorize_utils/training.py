@@ -528,8 +528,8 @@ def train(
     Raises:
         Diverged: A loss or a weight turned NaN or infinite; the message names epoch, step, last good state and best
             checkpoint. It is a TrainingError.
-        TrainingError: Memory ran out, the pictures have another size than the recipe, or `folder` holds another run,
-            holds a checkpoint without a state, or cannot be written.
+        TrainingError: Memory ran out, the pictures have another size than the recipe or are too few for it, or `folder`
+            holds another run, holds a checkpoint without a state, or cannot be written.
         DeviceError: The device asked for does not exist here.
         Interrupted: A signal asked the run to stop. It is a KeyboardInterrupt.
     """
@@ -541,6 +541,11 @@ def train(
     size = splits.train.pictures.shape[1]
     if size != recipe.size:
         raise TrainingError(f"the pictures are {size}×{size}, the recipe is for {recipe.size}×{recipe.size}")
+    if len(splits.train) < 2 and size == 32:  # in larger pictures, the deepest features have more places than one
+        raise TrainingError(
+            f"there is {len(splits.train)} training picture, and batch normalization needs 2 or more at size 32; "
+            "add pictures, or take a larger size"
+        )
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
     saver = _Saver(folder, 60 * save_minutes)
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):

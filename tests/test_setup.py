@@ -122,6 +122,17 @@ def test_the_repositorys_address_stands_once():
     assert holders == ["pyproject.toml"]
 
 
+def test_every_relative_link_leads_to_a_file():
+    broken, count = [], 0
+    for page in tracked("README.md", "CONTRIBUTING.md", "docs/*.md", "colorize_utils/weights/README.md"):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:|#", target):
+                count += 1
+                if not (page.parent / target.partition("#")[0]).is_file():
+                    broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert count > 20 and not broken, broken
+
+
 def test_rooms_import_downwards_only():
     rooms = [room for floor in FLOORS for room in floor.split()]
     level = {room: number for number, room in enumerate(rooms)}

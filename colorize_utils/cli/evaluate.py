@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
     from colorize_utils.devices import keep_freed_memory
-    from colorize_utils.evaluation.provenance import read_record, remarks
+    from colorize_utils.evaluation.provenance import read_record, remarks, require_unseen
     from colorize_utils.files import atomic_write
     from colorize_utils.inference import Colorizer
     from colorize_utils.metrics import format_scores, gray_baseline, mean_chroma_baseline, scoreboard
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     records = {model: read_record(model) for model in models}
     how = {"crop": options.crop, "seed": options.seed, "count": options.count, "progress": progress}
     splits = load_splits(options.data, options.size, **how)
+    require_unseen(records, splits, options.split)
     dataset = getattr(splits, options.split).sample(options.limit, options.seed)
     predictors = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
     for model, colorizer in colorizers.items():

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm.auto import tqdm
 
+from colorize_utils.devices import usable_cores
 from colorize_utils.errors import DataError
 
 if sys.platform != "win32":  # on Windows, only its age tells that a build was abandoned
@@ -184,7 +185,11 @@ def _decode_all(
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor() as pool, tqdm(total=len(names), desc="decoding", unit="pic", disable=not progress) as bar:
+    # As many as the executor's own default, which counts all cores of the machine before Python 3.13; some threads more
+    # than cores, because a thread may wait for the disk or a mounted Drive.
+    threads = min(32, usable_cores() + 4)
+    bar = tqdm(total=len(names), desc="decoding", unit="pic", disable=not progress)
+    with ThreadPoolExecutor(threads) as pool, bar:
         for start in range(0, len(names), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(names)))
             for index, picture in zip(indices, pool.map(attempt, indices), strict=True):

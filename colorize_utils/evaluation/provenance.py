@@ -3,8 +3,8 @@
 `train` writes `Splits.record` into a checkpoint's metadata; `load_splits` makes the same record for the pictures that
 are scored. In most cases no test picture can have been trained on: Flowers-102 has its official test split, and of a
 folder the pictures of the lowest places (`data.split_place`) are for testing, whatever was added to it since. The cases
-that remain, and that are found here: pooled validation pictures, synthetic flowers of a series of another length,
-folders too small for the rule, and checkpoints without a record.
+that remain, and that are refused or remarked on: pooled validation pictures, synthetic flowers of a series of another
+length, folders too small for the rule, and checkpoints without a record.
 """
 
 import json
@@ -16,6 +16,7 @@ from colorize_utils.checkpoints import fetch
 from colorize_utils.checkpoints.state import file_kind
 from colorize_utils.data import Splits, split_place
 from colorize_utils.data.pairs import FOLDER_RULE, generated_names, generated_parts
+from colorize_utils.errors import DataError
 
 
 def read_record(model: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -44,6 +45,37 @@ def read_record(model: str | os.PathLike[str]) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("pictures"), dict) else None
 
 
+def require_unseen(records: Mapping[str, dict[str, Any] | None], splits: Splits, part: str) -> None:
+    """Refuses pictures that a checkpoint was trained on or chosen by, where its record says so for certain.
+
+    What is not certain, such as a folder that may be another one, is left to `remarks`.
+
+    Args:
+        records: From `read_record`, by the checkpoints' names.
+        splits: The splits from `load_splits` that would be scored.
+        part: Which of them would be scored, "val" or "test".
+
+    Raises:
+        DataError: A checkpoint has seen some of the pictures.
+    """
+    scored = splits.record or {}
+    names = getattr(splits, part).names
+    for name, record in records.items():
+        if record is None or _another_rule(record, scored) or not _same_pictures(record, scored):
+            continue
+        if seen := _seen(record, scored, part, names):
+            if part != "test" and not _seen(record, scored, "test", splits.test.names):
+                remedy = "score those that it has not seen: --split test"
+            elif scored["source"] == "folder":
+                remedy = "score a folder that it has not seen"
+            else:
+                remedy = f"score other flowers: --count {record['count']}, as in its training, or another --seed"
+            raise DataError(
+                f"{name} was trained on, or chosen by, {seen} of the {len(names)} pictures of this {part} split, "
+                f"so that its scores would be too high; {remedy}"
+            )
+
+
 def remarks(records: Mapping[str, dict[str, Any] | None], splits: Splits, part: str) -> list[str]:
     """What a reader of the scores should know about the pictures that they were measured on.
 
@@ -53,7 +85,7 @@ def remarks(records: Mapping[str, dict[str, Any] | None], splits: Splits, part: 
         part: Which of them is scored, "val" or "test".
 
     Returns:
-        A line for each remark; empty where there is nothing to say.
+        A line for each remark; empty where there is nothing to say. `require_unseen` says what is certainly known.
     """
     lines = []
     if unknown := [name for name, record in records.items() if record is None]:
@@ -66,15 +98,23 @@ def remarks(records: Mapping[str, dict[str, Any] | None], splits: Splits, part: 
         if scored.get("crop", False) != record.get("crop", False):
             ways = ("cropped", "squashed") if record.get("crop") else ("squashed", "cropped")
             lines.append(f"{name}: trained on {ways[0]} pictures, scored on {ways[1]} ones (--crop)")
-        if scored.get("source") == "folder" and record.get("rule", FOLDER_RULE) != FOLDER_RULE:
+        if _another_rule(record, scored):
             lines.append(f"{name}: folders were split by another rule when it was trained; it may have seen these")
-        elif seen := _seen(record, scored, part, names):
-            sure = scored["source"] != "folder" or _same_folder(record, scored)
+        elif not _same_pictures(record, scored) and (seen := _seen(record, scored, part, names)):
             lines.append(
-                f"{name}: trained on, or chosen by, {seen} of these {len(names)} pictures"
-                + ("" if sure else ", if they are of the folder that it was trained on")
+                f"{name}: trained on, or chosen by, {seen} of these {len(names)} pictures, if they are of the folder "
+                "that it was trained on"
             )
     return lines
+
+
+def _another_rule(record: dict[str, Any], scored: dict[str, Any]) -> bool:
+    return scored.get("source") == "folder" and record.get("rule", FOLDER_RULE) != FOLDER_RULE
+
+
+def _same_pictures(record: dict[str, Any], scored: dict[str, Any]) -> bool:
+    """Whether pictures that bear the same names are certainly the same: those of any folder may bear any name."""
+    return scored.get("source") != "folder" or _same_folder(record, scored)
 
 
 def _same_folder(record: dict[str, Any], scored: dict[str, Any]) -> bool:

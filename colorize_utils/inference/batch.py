@@ -25,25 +25,17 @@ from colorize_utils.data.pictures import (
     save_picture,
     without_warnings,
 )
-from colorize_utils.devices import is_out_of_memory
+from colorize_utils.devices import is_out_of_memory, usable_cores
 from colorize_utils.errors import PictureError
 from colorize_utils.files import MAX_NAME, shortened
 from colorize_utils.inference.colorizer import Colorizer
 
 ADDITION = "-colorized"
 
-
-def _usable_cores() -> int:
-    """The number of cores that this process may use; in a container or a cluster's job often fewer than there are."""
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13
-        return os.process_cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # Pictures in work at once: while one is in the network, others are read, merged and written. On two cores, two at once
 # took little more than half of the time that one at a time took (bundled network, tests/benchmarks/folder.py), and more
 # than two gained nothing.
-AT_ONCE = max(2, min(8, _usable_cores()))
+AT_ONCE = max(2, min(8, usable_cores()))
 # Their pixels together: two photographs of 24 megapixels, which take 1 GB of memory. Without this bound the memory
 # would grow with the number of cores.
 PIXELS_AT_ONCE = 50_000_000

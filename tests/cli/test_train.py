@@ -11,6 +11,7 @@ from PIL import Image
 
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.cli import main
+from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.recipes import RECIPES
 from colorize_utils.training import Trainer
 
@@ -49,6 +50,19 @@ def test_every_recipe_trains_stops_resumes_and_is_drawn(tmp_path, monkeypatch, c
     assert load_generator(folder / "last.safetensors").metadata["epoch"] == 3
     curves = Image.open(folder / "curves.png").convert("RGB")
     assert len(curves.getcolors(2**24)) > 100
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_single_training_picture_of_size_32_is_refused_in_a_line(tmp_path, capsys, name):
+    """Of three pictures one is for training: batch normalization has nothing to average at 1×1, but at 2×2 it has."""
+    (tmp_path / "three").mkdir()
+    for index, flower in enumerate(synthetic_flowers(3, 64)):
+        Image.fromarray(flower).save(tmp_path / "three" / f"{index}.png")
+    command = ["train", name, *TINY, "--data", str(tmp_path / "three"), "--epochs", "1", "-o", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+    assert main([*command, "--size", "64"]) == 0
 
 
 def test_a_terminated_process_has_saved_its_run(tmp_path):

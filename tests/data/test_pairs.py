@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import unicodedata
 from collections import Counter, namedtuple
@@ -30,6 +31,7 @@ from colorize_utils.data import (
     generator_for,
     load_splits,
     make_loader,
+    pairs,
     sample_photograph,
     species_names,
     split_place,
@@ -338,6 +340,23 @@ def test_pictures_are_decoded_once(folder, own_cache, monkeypatch):
     assert isinstance(again.train.pictures, np.memmap)
     assert torch.equal(first.train[0][0], again.train[0][0])
     assert len(entries(own_cache)) == 1
+
+
+def test_no_more_threads_decode_than_the_process_has_cores_for(folder, monkeypatch):
+    """On a machine of 64 cores, of which a job has one: a few threads may wait for the disk, 20 would be in the way."""
+    threads = set()
+
+    def noted(path):
+        threads.add(threading.get_ident())
+        time.sleep(0.05)  # so that no thread is done before all have begun
+        return open_upright(path)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 1, raising=False)
+    monkeypatch.setattr(pairs, "open_upright", noted)
+    load_splits(folder, 32, cache=None, progress=False)
+    assert 1 <= len(threads) <= 8
 
 
 def test_cache_is_keyed_by_what_it_was_made_from(folder, own_cache):

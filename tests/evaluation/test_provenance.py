@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -46,6 +47,17 @@ def evaluated(capsys, *arguments):
     return [line.removeprefix("note: ") for line in lines if line.startswith("note: ")], int(lines[0].split()[0])
 
 
+def refused(capsys, *arguments):
+    """The line that `evaluate` refuses with, before anything is scored."""
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, arguments), *SCORED, "--json", "refused.json"]) == 1
+    assert not Path("refused.json").exists()
+    captured = capsys.readouterr()
+    assert not captured.out
+    (line,) = captured.err.splitlines()
+    return line
+
+
 def test_whatever_the_seed_a_folders_test_pictures_stay_out_of_training(pictures, capsys):
     assert main(["train", "gan-l1", "--data", str(pictures), "--seed", "3", "-o", "run", *TINY]) == 0
     record = load_generator("run/best.safetensors").metadata["split"]
@@ -66,8 +78,9 @@ def test_whatever_the_seed_a_folders_test_pictures_stay_out_of_training(pictures
 def test_pooled_validation_pictures_are_no_measure(capsys):
     drawn = ["--data", "generated", "--count", "40"]
     assert main(["train", "gan-l1", *drawn, "--pool", "-o", "run", *TINY]) == 0
-    (note,), _ = evaluated(capsys, "run/best.safetensors", *drawn, "--split", "val")
-    assert "run/best.safetensors" in note and "4 of these 4" in note
+    line = refused(capsys, "run/best.safetensors", *drawn, "--split", "val")
+    assert "run/best.safetensors" in line and "4 of the 4" in line and "--split test" in line
+    refused(capsys, "flowers-64", "run/best.safetensors", *drawn, "--split", "val", "--limit", "1", "--crop")
     assert evaluated(capsys, "run/best.safetensors", *drawn)[0] == []
     assert evaluated(capsys, "run/best.safetensors", *drawn, "--seed", "1", "--split", "val")[0] == []
 
@@ -75,9 +88,11 @@ def test_pooled_validation_pictures_are_no_measure(capsys):
 def test_pooled_validation_pictures_of_a_folder_are_none_either(pictures, checkpoint, capsys):
     pooled = load_splits(pictures, 32, pool=True, progress=False)
     count = len(load_splits(pictures, 32, progress=False).val)
-    (note,), _ = evaluated(capsys, checkpoint(pooled), "--data", pictures, "--split", "val")
-    assert f"{count} of these {count}" in note
+    line = refused(capsys, checkpoint(pooled), "--data", pictures, "--split", "val")
+    assert f"{count} of the {count}" in line and "--split test" in line
     assert evaluated(capsys, checkpoint(pooled), "--data", pictures)[0] == []
+    (pictures / load_splits(pictures, 32, progress=False).test.names[0]).unlink()  # it may be another folder now
+    assert len(evaluated(capsys, checkpoint(pooled), "--data", pictures, "--split", "val")[0]) == 1
 
 
 def test_a_shorter_series_of_drawn_flowers_has_been_seen(checkpoint, capsys):
@@ -85,8 +100,9 @@ def test_a_shorter_series_of_drawn_flowers_has_been_seen(checkpoint, capsys):
     trained, scored = (load_splits("generated", 32, count=count, cache=None) for count in (60, 20))
     seen = len(set(trained.train.names) & set(scored.test.names))
     assert seen > 0
-    (note,), count = evaluated(capsys, checkpoint(trained), "--data", "generated", "--count", "20")
-    assert f"{seen} of these {count}" in note
+    line = refused(capsys, checkpoint(trained), "--data", "generated", "--count", "20")
+    assert f"{seen} of the {len(scored.test)}" in line and "--count 60" in line
+    assert evaluated(capsys, checkpoint(trained), "--data", "generated", "--count", "60")[0] == []
 
 
 def test_in_what_is_left_of_a_folder_training_pictures_are_noticed(pictures, checkpoint, capsys):
@@ -115,10 +131,11 @@ def test_a_split_by_another_rule_is_noticed(pictures, checkpoint, capsys):
     assert evaluated(capsys, checkpoint(splits), "--data", "generated", "--count", "20")[0] == []
 
 
-def test_a_checkpoint_without_a_record_is_scored_and_named(tiny_checkpoint, checkpoint, splits, tmp_path, capsys):
+def test_a_checkpoint_without_a_record_is_scored_and_named(tiny_checkpoint, checkpoint, tmp_path, capsys):
     drawn = ["--data", "generated", "--count", "20"]
-    notes, count = evaluated(capsys, tiny_checkpoint, checkpoint(splits), "flowers-64", *drawn)
-    assert count == 2 and len(notes) == 2  # of the others, one line; of the longer series, another
+    own = checkpoint(load_splits("generated", 32, count=20, cache=None))
+    notes, count = evaluated(capsys, tiny_checkpoint, own, "flowers-64", *drawn)
+    assert count == 2 and len(notes) == 1
     assert str(tiny_checkpoint) in notes[0] and "flowers-64" in notes[0] and "model.safetensors" not in notes[0]
     (tmp_path / "page").mkdir()
     assert len(evaluated(capsys, *drawn, "--report", tmp_path / "page")[0]) == 1
