@@ -115,8 +115,9 @@ class Recipe:
             )
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
-        if self.batch_size == 1 and self.size == 32:
-            raise ValueError(f"recipe {self.name}: batch normalization needs a batch_size of 2 or more at size 32")
+        for field in ("batch_size", "critic_batch_size"):
+            if getattr(self, field) == 1 and self.size == 32:
+                raise ValueError(f"recipe {self.name}: batch normalization needs a {field} of 2 or more at size 32")
         object.__setattr__(self, "betas", tuple(self.betas))  # a recipe read back from JSON has a list there
 
     def _without_effect(self, option: str) -> ValueError:

@@ -442,6 +442,7 @@ finally:
         (["train", "gan-l1", "--precision", "int4"], 2, "invalid choice: 'int4'"),
         (["train", "gan-l1", "--data", "generated", "--count", "0"], 2, "must be 10 or more, got 0"),
         (["train", "gan-l1", "--size", "32", "--batch-size", "1"], 2, "needs a batch_size of 2 or more"),
+        (["train", "wgan", "--size", "32", "--critic-batch-size", "1"], 2, "needs a critic_batch_size of 2 or more"),
         (["train", "gan-l1", "--data", "generated", "-o", "/dev/null/run", "--size", "32", "--quiet"], 1, "error: "),
         (["evaluate", "--limit", "-1"], 2, "must be 1 or more, got -1"),
         (["evaluate", "--size", "8"], 2, "must be 11 or more, got 8"),
