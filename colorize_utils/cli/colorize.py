@@ -82,8 +82,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for line in report.failed:
         print(f"error: {line}", file=sys.stderr)
     if report.links:
-        linked = f"{len(report.links)} linked folders, {report.links[0]} among them"
-        print(f"note: not followed: {linked}; give them by name", file=sys.stderr)
+        linked = ", ".join(map(str, report.links))
+        print(f"note: links to folders are not followed: {linked}; give those by name", file=sys.stderr)
     for line in _not_read(report.unread):
         print(f"note: {line}", file=sys.stderr)
     if report.others:

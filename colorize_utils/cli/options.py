@@ -35,7 +35,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--count", type=at_least(10), default=200, help="how many generated flowers (default: 200)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of every random choice (default: 0)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="seed of every random choice; a folder's split is none (default: 0)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

@@ -59,7 +59,7 @@ SAVE_OPTIONS = {
 }  # TIFF stays uncompressed: compressed, Pillow cannot write EXIF into it
 HOLDS_ALPHA = {"PNG", "TIFF", "WEBP"}
 MAX_PIXELS = 178_956_970  # Pillow's own bound against decompression bombs: 0.5 GB of RGB
-_JUDGED_AT = 64  # `has_colours` looks at a picture whose longer side is reduced to this many pixels
+_REDUCED_SIDE = 64  # `has_colours` looks at a picture whose longer side is reduced to this many pixels
 _OFF_HUE, _OFF_LUMA = 1.6, 5.2  # the thresholds of `has_colours`, in 8-bit steps of chroma
 _ORIENTATION = 0x0112  # the EXIF tag
 # Value of the orientation → the transposition that turns the picture upright. (Anything may stand in EXIF.)
@@ -343,7 +343,7 @@ def has_colours(image: Image.Image) -> bool:
     """
     if image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F")):
         return False
-    scale = _JUDGED_AT / max(image.size)
+    scale = _REDUCED_SIDE / max(image.size)
     size = [max(1, round(scale * side)) for side in image.size] if scale < 1 else image.size
     rgb = image if image.mode == "RGB" else _plain(image).convert("RGB")
     small = rgb.resize(size, Image.Resampling.BOX, reducing_gap=2)
