@@ -19,6 +19,7 @@ class Architecture:
         options: What a recipe may set: "bounded" (the network's argument `bounded`) and "dropout" (`dropout_rate`).
         distribution: It returns logits over the palette's colours, (B, palette.COLOURS, H/2, W/2), in place of colour.
         unbounded_key: A key that its state dict lacks where it is bounded; None where only the file's metadata tell.
+        multiscale: It is trained at several sizes and predicts at several, `multiscale.MultiscaleUNet.sizes`.
     """
 
     network: str | type
@@ -26,6 +27,7 @@ class Architecture:
     options: tuple[str, ...] = ()
     distribution: bool = False
     unbounded_key: str | None = None
+    multiscale: bool = False
 
     @property
     def network_class(self) -> type:
@@ -35,7 +37,7 @@ class Architecture:
     @property
     def recipe_options(self) -> tuple[str, ...]:
         """The fields of a recipe that have an effect with this architecture, but not with every architecture."""
-        return (*self.options, "lambda_dist") if self.distribution else self.options
+        return (*self.options, "lambda_dist", "places") if self.distribution else self.options
 
 
 ARCHITECTURES = {
@@ -53,5 +55,12 @@ ARCHITECTURES = {
         first_layer="encoder1.conv.0.weight",
         options=("dropout",),
         distribution=True,
+    ),
+    "multiscale-unet": Architecture(
+        "colorize_utils.multiscale:MultiscaleUNet",
+        first_layer="coarse.encoder1.conv.0.weight",
+        options=("dropout",),
+        distribution=True,
+        multiscale=True,
     ),
 }

@@ -23,11 +23,11 @@ their median, which sides with the majority; under MSE it is their mean, which l
 def distribution_loss(logits: Tensor, real: Tensor) -> Tensor:
     """Cross-entropy between the predicted distribution over colours and the true colour of each place.
 
-    The true chroma is averaged over 2×2 pixels and divided among the four colours of the palette around it.
+    The true chroma is averaged over the pixels of a place and divided among the four colours of the palette around it.
 
     Args:
-        logits: (B, COLOURS, H/2, W/2).
-        real: (B, 3, H, W), RGB in [0, 1].
+        logits: (B, COLOURS, h, w).
+        real: (B, 3, H, W), RGB in [0, 1]; H and W are the same multiple of h and w, in most cases 2.
 
     Returns:
         A scalar, in nats.
@@ -35,8 +35,8 @@ def distribution_loss(logits: Tensor, real: Tensor) -> Tensor:
     Source:
         Zhang et al. 2016, "Colorful Image Colorization", equation 2, without the weights that favour rare colours.
     """
-    chroma = chroma_of(F.avg_pool2d(real, kernel_size=2))
-    indices, shares = palette.encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))  # (N, 4) each, N = B·H/2·W/2
+    chroma = chroma_of(F.avg_pool2d(real, kernel_size=real.shape[-1] // logits.shape[-1]))
+    indices, shares = palette.encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))  # (N, 4) each, N = B·h·w
     beliefs = logits.permute(0, 2, 3, 1).reshape(-1, palette.COLOURS).log_softmax(dim=1)  # (N, COLOURS)
     return -(beliefs.gather(1, indices) * shares).sum(dim=1).mean()
 

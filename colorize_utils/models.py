@@ -11,7 +11,9 @@ Source:
 """
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +50,8 @@ def _require_pictures(pictures: Tensor, channels: int, network: str) -> None:
         raise ValueError(f"{network} takes pictures of shape (B, {channels}, H, W), got {tuple(pictures.shape)}")
 
 
-def _require_poolable(gray: Tensor, network: str) -> None:
+def require_poolable(gray: Tensor, network: str) -> None:
+    """Raises a ValueError unless `gray` is (B, 1, H, W) with sides that are multiples of 32; `network` is its name."""
     _require_pictures(gray, 1, network)
     multiple = 2**POOLINGS
     height, width = gray.shape[-2:]
@@ -139,7 +142,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: The input has not one channel, or a side is not a multiple of 32.
         """
-        _require_poolable(gray, "UNet")
+        require_poolable(gray, "UNet")
         skip1 = self.encoder_block1(gray)  # (B, c, H, W)
         skip2 = self.encoder_block2(self.maxpool(skip1))  # (B, 2c, H/2, W/2)
         skip3 = self.encoder_block3(self.maxpool(skip2))  # (B, 4c, H/4, W/4)
@@ -243,7 +246,7 @@ class WGANUNet(nn.Module):
         Raises:
             ValueError: The input has not one channel, or a side is not a multiple of 32.
         """
-        _require_poolable(gray, "WGANUNet")
+        require_poolable(gray, "WGANUNet")
         skip1 = self.encoder1(gray)  # (B, c, H/2, W/2)
         skip2 = self.encoder2(skip1)  # (B, 2c, H/4, W/4)
         skip3 = self.encoder3(skip2)  # (B, 4c, H/8, W/8)
@@ -271,19 +274,19 @@ class DistributionUNet(nn.Module):
     Args:
         width: Scale of every layer, positive; 1.0 has as many channels as the submission's U-Net.
         dropout_rate: Share of features dropped at the end of each deep block, in [0, 1].
+        in_channels: Channels of what `features_of` takes; the gray picture at half size has four.
 
     Raises:
         ValueError: `width` is not positive.
     """
 
-    def __init__(self, width: float = 1.0, dropout_rate: float = 0.0):
+    def __init__(self, width: float = 1.0, dropout_rate: float = 0.0, in_channels: int = 4):
         super().__init__()
         c = base_channels(width)
         self.halve = nn.PixelUnshuffle(2)
-        self.maxpool = nn.MaxPool2d(kernel_size=2, stride=2)
-        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=True)
 
-        self.encoder1 = VGGBlock(4, c)
+        self.encoder1 = VGGBlock(in_channels, c)
         self.encoder2 = VGGBlock(c, 2 * c)
         self.encoder3 = VGGBlock(2 * c, 4 * c)
         self.encoder4 = VGGBlock(4 * c, 8 * c, dropout_rate)
@@ -307,21 +310,39 @@ class DistributionUNet(nn.Module):
         Raises:
             ValueError: The input has not one channel, or a side is not a multiple of 32.
         """
-        _require_poolable(gray, "DistributionUNet")
-        skip1 = self.encoder1(2 * self.halve(gray) - 1)  # (B, c, H/2, W/2)
-        skip2 = self.encoder2(self.maxpool(skip1))  # (B, 2c, H/4, W/4)
-        skip3 = self.encoder3(self.maxpool(skip2))  # (B, 4c, H/8, W/8)
-        skip4 = self.encoder4(self.maxpool(skip3))  # (B, 8c, H/16, W/16)
-        features = self.encoder5(self.maxpool(skip4))  # (B, 8c, H/32, W/32)
+        return self.head(self.features(gray))
 
-        features = self.decoder4(self._join(features, skip4))  # (B, 4c, H/16, W/16)
-        features = self.decoder3(self._join(features, skip3))  # (B, 4c, H/8, W/8)
-        features = self.decoder2(self._join(features, skip2))  # (B, 2c, H/4, W/4)
-        features = self.decoder1(self._join(features, skip1))  # (B, c, H/2, W/2)
-        return self.head(features)
+    def features(self, gray: Tensor) -> Tensor:
+        """What the head makes a distribution of: gray as in `forward` → (B, c, H/2, W/2)."""
+        require_poolable(gray, "DistributionUNet")
+        return self.features_of(2 * self.halve(gray) - 1)
 
-    def _join(self, features: Tensor, skip: Tensor) -> Tensor:
-        return torch.cat([self.upsample(features), skip], dim=1)
+    def features_of(self, halved: Tensor) -> Tensor:
+        """The U-Net proper: (B, in_channels, h, w), both sides 2 or more → features (B, c, h, w)."""
+        skip1 = self.encoder1(halved)  # (B, c, h, w)
+        skip2 = self.encoder2(self.maxpool(skip1))  # (B, 2c, h/2, w/2)
+        skip3 = self.encoder3(self.maxpool(skip2))  # (B, 4c, h/4, w/4)
+        skip4 = self.encoder4(self.maxpool(skip3))  # (B, 8c, h/8, w/8)
+        features = self.encoder5(self.maxpool(skip4))  # (B, 8c, h/16, w/16)
+
+        features = self.decoder4(join(features, skip4))  # (B, 4c, h/8, w/8)
+        features = self.decoder3(join(features, skip3))  # (B, 4c, h/4, w/4)
+        features = self.decoder2(join(features, skip2))  # (B, 2c, h/2, w/2)
+        return self.decoder1(join(features, skip1))  # (B, c, h, w)
+
+
+def join(features: Tensor, skip: Tensor) -> Tensor:
+    """Features of a deeper level, enlarged bilinearly, with those of the encoder at the size of `skip`.
+
+    Args:
+        features: (B, C, h, w).
+        skip: (B, D, H, W).
+
+    Returns:
+        (B, C + D, H, W).
+    """
+    enlarged = F.interpolate(features, size=skip.shape[-2:], mode="bilinear", align_corners=True)
+    return torch.cat([enlarged, skip], dim=1)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -506,18 +527,22 @@ class MeanColour(nn.Module):
         Returns:
             Colour (B, 3, H, W), RGB in about [0, 1].
         """
-        chroma = F.interpolate(palette.mean(logits), size=gray.shape[-2:], mode="bicubic")
+        chroma = F.interpolate(palette.mean(logits.float().softmax(dim=1)), size=gray.shape[-2:], mode="bicubic")
         return with_chroma(gray, chroma)
 
 
-def build_generator(architecture: str, width: float = 1.0, bounded: bool = False, dropout: float = 0.0) -> nn.Module:
+def build_generator(
+    architecture: str, width: float = 1.0, bounded: bool = False, dropout: float = 0.0, sizes: Sequence[int] = ()
+) -> nn.Module:
     """A new generator by the name of its architecture.
 
     Args:
-        architecture: A name in `ARCHITECTURES`: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN) or "distribution-unet".
+        architecture: A name in `ARCHITECTURES`: "unet" (GAN-L1, GAN-MSE), "wgan-unet" (WGAN), "distribution-unet" or
+            "multiscale-unet".
         width: Scale of every layer, positive; 1.0 is the original.
-        bounded: Ends in a sigmoid, which keeps the colour in [0, 1]; not for "distribution-unet".
+        bounded: Ends in a sigmoid, which keeps the colour in [0, 1]; not for networks that predict a distribution.
         dropout: Share of features dropped at the end of the VGG blocks, in [0, 1]; not for "wgan-unet".
+        sizes: The working sizes of a "multiscale-unet", where they are not its own; the others are built without.
 
     Returns:
         The network, with random weights from PyTorch's global generator.
@@ -528,13 +553,15 @@ def build_generator(architecture: str, width: float = 1.0, bounded: bool = False
     if architecture not in ARCHITECTURES:
         raise ValueError(f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
     entry = ARCHITECTURES[architecture]
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for option, (argument, value) in {"bounded": ("bounded", bounded), "dropout": ("dropout_rate", dropout)}.items():
         if option in entry.options:
             arguments[argument] = value
         elif value:
             having = ", ".join(name for name, other in ARCHITECTURES.items() if option in other.options)
             raise ValueError(f"{architecture} cannot be built with {option}; the architectures that can: {having}")
+    if entry.multiscale and sizes:
+        arguments["sizes"] = tuple(sizes)
     return entry.network_class(width=width, **arguments)
 
 

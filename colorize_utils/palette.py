@@ -55,19 +55,19 @@ def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(indices, dim=1), torch.stack(shares, dim=1)
 
 
-def mean(logits: Tensor) -> Tensor:
+def mean(probabilities: Tensor) -> Tensor:
     """The mean chroma of a distribution, which has the least expected squared error.
 
     Args:
-        logits: (B, COLOURS, H, W).
+        probabilities: (B, COLOURS, H, W), float32, the softmax of a network's logits.
 
     Returns:
         Chroma (B, 2, H, W), float32.
     """
-    return _expected(logits, chromas())
+    return _expected(probabilities, chromas())
 
 
-def vivid(logits: Tensor) -> Tensor:
+def vivid(probabilities: Tensor) -> Tensor:
     """The mean chroma, made as strong as the colours that the network believes possible.
 
     With c the chroma, each picture's mean E c is multiplied by `EMPHASIS` · Σ E‖c‖ / Σ ‖E c‖, the sums over its
@@ -77,21 +77,21 @@ def vivid(logits: Tensor) -> Tensor:
     way it does so in both sums.
 
     Args:
-        logits: (B, COLOURS, H, W).
+        probabilities: (B, COLOURS, H, W), float32, the softmax of a network's logits.
 
     Returns:
         Chroma (B, 2, H, W), float32.
     """
-    chroma = mean(logits)
-    strengths = chromas().to(logits.device).norm(dim=1, keepdim=True)  # (COLOURS, 1)
-    believed = _expected(logits, strengths).mean(dim=(1, 2, 3))  # (B,)
+    chroma = mean(probabilities)
+    strengths = chromas().to(probabilities.device).norm(dim=1, keepdim=True)  # (COLOURS, 1)
+    believed = _expected(probabilities, strengths).mean(dim=(1, 2, 3))  # (B,)
     indices, shares = encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))
     kept = (shares * strengths[indices, 0]).sum(dim=1).reshape(len(chroma), -1).mean(dim=1)  # (B,)
     gain = (EMPHASIS * believed / kept.clamp(min=1e-6)).clamp(max=MOST_GAIN)
     return gain[:, None, None, None] * chroma
 
 
-def _expected(logits: Tensor, values: Tensor) -> Tensor:
-    """The expectation of `values` (COLOURS, N) under logits (B, COLOURS, H, W): (B, N, H, W)."""
-    with torch.autocast(logits.device.type, enabled=False):  # autocast would round the product to 16 bits
-        return torch.einsum("bqhw,qn->bnhw", logits.float().softmax(dim=1), values.to(logits.device))
+def _expected(probabilities: Tensor, values: Tensor) -> Tensor:
+    """The expectation of `values` (COLOURS, N) under probabilities (B, COLOURS, H, W): (B, N, H, W)."""
+    with torch.autocast(probabilities.device.type, enabled=False):  # autocast would round the product to 16 bits
+        return torch.einsum("bqhw,qn->bnhw", probabilities, values.to(probabilities.device))

@@ -15,6 +15,7 @@ ADVERSARIES = {
     "critic": ("lambda_adv", "n_critic", "critic_batch_size", "lambda_gp"),  # Wasserstein
     "none": (),
 }
+SMALL_SHARE = 0.5  # share of the epochs in which a generator of several sizes sees small pictures alone
 RENAMED = {"average": "ema_decay"}  # a field's name in the checkpoints of earlier versions → its name today
 
 
@@ -32,12 +33,16 @@ class Recipe:
         lambda_rec: Weight of the reconstruction term.
         lambda_adv: Weight of the adversarial term.
         lambda_dist: Weight of the cross-entropy, where the generator predicts a distribution over colours.
+        places: How many random places of each picture a distribution's losses are taken at, which spares most of the
+            time of a large palette; 0: all, and the reconstruction term at full resolution.
         epochs: Passes through the training pictures.
-        size: Pixels a side of the square training pictures; a multiple of 32.
+        size: Pixels a side of the square training pictures; a multiple of 32. A generator of several sizes also sees
+            them smaller: `sizes_in`.
         width: Scale of every layer of the networks; 1.0 is the original.
         batch_size: Pictures in a step.
         learning_rate: Adam's, for all networks.
         betas: Adam's, for all networks.
+        weight_decay: Share of its kernels that the generator loses in a step, relative to the learning rate (AdamW).
         n_critic: Updates of the critic in each generator step, each on random training pictures of its own.
         critic_batch_size: Pictures in an update of the critic.
         lambda_gp: Weight of the critic's gradient penalty.
@@ -47,6 +52,8 @@ class Recipe:
         decay: The learning rate falls linearly to 0 over the second half of the epochs, as in pix2pix's code.
         flip: About half of the training pictures are mirrored left to right, chosen anew in each epoch.
         augment: Training pictures are turned, scaled, shifted and exposed differently, anew in each epoch.
+        surroundings: Some training pictures get gray or foreign surroundings, are empty or out of focus, anew in each
+            epoch, so that what is no flower stays calm.
         dropout: Share of features dropped at the end of a U-Net's blocks, in [0, 1).
         ema_decay: Decay of the exponential moving average of the generator's weights, which takes their place in
             checkpoints, in [0, 1); 0: no average.
@@ -62,6 +69,7 @@ class Recipe:
     lambda_rec: float = 0.99  # the submission's weights: the reconstruction term rules, the adversarial one sharpens
     lambda_adv: float = 0.01
     lambda_dist: float = 1.0
+    places: int = 0
 
     epochs: int = 350
     size: int = 256
@@ -73,6 +81,7 @@ class Recipe:
     batch_size: int = 8
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 0.0
 
     # The critic of WGAN: Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1.
     n_critic: int = 1
@@ -88,6 +97,7 @@ class Recipe:
 
     # What helps a network that has few pictures to learn from; the submission has none of it.
     augment: bool = False  # True: turned, scaled, shifted, exposed differently
+    surroundings: bool = False  # True: some with gray or foreign surroundings, empty, or out of focus
     dropout: float = 0.0
     ema_decay: float = 0.0
 
@@ -106,6 +116,9 @@ class Recipe:
         for field in ("dropout", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"recipe {self.name}: {field} must lie in [0, 1), got {getattr(self, field)}")
+        for field in ("places", "weight_decay"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"recipe {self.name}: {field} must not be negative, got {getattr(self, field)}")
         for option in _options_without_effect(self.generator, self.adversary):
             if getattr(self, option) != getattr(Recipe, option):  # the default
                 raise self._without_effect(option)
@@ -156,6 +169,30 @@ class Recipe:
             return self.learning_rate
         return self.learning_rate * min(1.0, 2 * (1 - epoch / self.epochs))
 
+    @property
+    def working_sizes(self) -> tuple[int, ...]:
+        """The sizes at which the generator predicts, in pixels a side: `size`, and where it has several, ⅔ of it."""
+        if not ARCHITECTURES[self.generator].multiscale:
+            return (self.size,)
+        return _multiple_of_32(2 / 3 * self.size), self.size
+
+    def sizes_in(self, epoch: int) -> tuple[int, ...]:
+        """The sizes at which pictures are shown to the generator in an epoch, one drawn for each step.
+
+        A generator of several sizes begins with half the size, which spares most of the time in which it learns what
+        flowers are (progressive resizing, as in Karras et al. 2018, "Progressive Growing of GANs"), and goes on with
+        its working sizes.
+
+        Args:
+            epoch: Counted from 0.
+
+        Returns:
+            Pixels a side, multiples of 32.
+        """
+        if ARCHITECTURES[self.generator].multiscale and epoch < round(SMALL_SHARE * self.epochs):
+            return (_multiple_of_32(self.size / 2),)
+        return self.working_sizes
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """A recipe from what `as_dict` returned, in this version or an earlier one.
@@ -185,6 +222,10 @@ class Recipe:
         return asdict(self) | {"betas": list(self.betas)}
 
 
+def _multiple_of_32(pixels: float) -> int:
+    return max(32, 32 * round(pixels / 32))
+
+
 def _options_without_effect(generator: str, adversary: str) -> list[str]:
     """The options that have an effect with some generators and adversaries, but not with these two."""
     sometimes = [
@@ -211,7 +252,7 @@ WGAN_GP = Recipe(
     betas=(0.0, 0.9),
     n_critic=2,
 )
-# Beyond the submission, and what the bundled checkpoint was trained with: for few pictures and little time.
+# Beyond the submission: for few pictures and little time.
 DISTRIBUTION = Recipe(
     "distribution",
     generator="distribution-unet",
@@ -230,4 +271,15 @@ DISTRIBUTION = Recipe(
     dropout=0.2,
     ema_decay=0.999,  # averages over about the last thousand steps
 )
-RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP, DISTRIBUTION)}
+# What the bundled checkpoint was trained with: the same for photographs of real size, and of more than flowers.
+MULTISCALE = replace(
+    DISTRIBUTION,
+    name="multiscale",
+    epochs=90,
+    generator="multiscale-unet",
+    size=192,
+    places=384,  # of the 9,216 that a picture of 192×192 has
+    weight_decay=0.1,
+    surroundings=True,
+)
+RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP, DISTRIBUTION, MULTISCALE)}

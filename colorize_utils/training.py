@@ -27,15 +27,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Adam, AdamW
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from colorize_utils import checkpoints, losses
+from colorize_utils.colour import luma
 from colorize_utils.data import EpochBatches, Splits, generator_for, make_loader
-from colorize_utils.data.augmentation import augmented, flip_some
+from colorize_utils.data.augmentation import augmented, flip_some, with_surroundings
 from colorize_utils.devices import (
     Precision,
     choose_device,
@@ -47,7 +49,8 @@ from colorize_utils.devices import (
 from colorize_utils.errors import ColorizeError, TrainingError
 from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Validation, validate
-from colorize_utils.models import Critic, Discriminator, MeanColour, build_generator, predictor
+from colorize_utils.models import Critic, Discriminator, DistributionUNet, MeanColour, build_generator, predictor
+from colorize_utils.multiscale import MultiscaleUNet
 from colorize_utils.recipes import Recipe
 from colorize_utils.runs import DriveFolder, Interruption, lies_on_drive
 
@@ -149,7 +152,9 @@ class Trainer:
     ):
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
         self.precision, self.asked_precision = Precision(device, precision), precision
-        self.generator = build_generator(recipe.generator, recipe.width, recipe.bounded, recipe.dropout).to(device)
+        self.generator = build_generator(
+            recipe.generator, recipe.width, recipe.bounded, recipe.dropout, recipe.working_sizes
+        ).to(device)
         self.predictor = predictor(self.generator, recipe.keep_luminance)
         self.discriminator: nn.Module | None = None
         if recipe.adversary == "critic":
@@ -162,10 +167,9 @@ class Trainer:
         self.networks = {"generator": self.generator}
         if self.discriminator is not None:
             self.networks["discriminator"] = self.discriminator
-        for network in self.networks.values():
-            if device.type == "cuda":  # the layout of its tensor cores; on a CPU, training in it is no faster
-                network.to(memory_format=torch.channels_last)
-            if compiled:
+        self._lay_out()
+        if compiled:
+            for network in self.networks.values():
                 network.compile()
         self.ema = MovingAverage(self.generator, recipe.ema_decay) if recipe.ema_decay else None
         self.kept_predictor = predictor(self.kept, recipe.keep_luminance)
@@ -179,6 +183,8 @@ class Trainer:
             "fused": device.type in ("cpu", "cuda"),
         }
         self.optimizer_g = Adam(self.generator.parameters(), **adam)
+        if recipe.weight_decay:
+            self.optimizer_g = AdamW(_parameter_groups(self.generator, recipe.weight_decay), **adam)
         self.optimizer_d = None if self.discriminator is None else Adam(self.discriminator.parameters(), **adam)
         self.optimizers = [self.optimizer_g] if self.optimizer_d is None else [self.optimizer_g, self.optimizer_d]
 
@@ -187,6 +193,12 @@ class Trainer:
         self.epoch = 0
         self.step_losses: list[Tensor] = []
         self.epoch_seconds = 0.0
+
+    def _lay_out(self) -> None:
+        """Channels-last: the layout of a GPU's tensor cores, and of a CPU's in bf16; in fp32 a CPU gains nothing."""
+        if self.device.type == "cuda" or self.precision.name == "bf16":
+            for network in self.networks.values():
+                network.to(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------ the algorithm
 
@@ -202,7 +214,11 @@ class Trainer:
             The losses, (5,), detached, in the order of `STEP_LOSSES`; the adversary's are 0 where the recipe has none.
         """
         recipe = self.recipe
-        fake, logits = self.generate(gray)  # (B, 3, H, W), for both networks: the generator's own step comes last
+        logits: Tensor | None
+        if recipe.places:
+            fake, logits, real = self.generate_at_places(gray, real, rng)
+        else:
+            fake, logits = self.generate(gray)  # (B, 3, H, W), for both networks: the generator's own step comes last
         d_loss = adversarial = torch.zeros((), device=self.device)  # they stay 0 in a recipe without an adversary
         for real_batch, fake_batch in self.adversary_batches(real, fake, rng):
             d_loss = self.update_discriminator(real_batch, fake_batch, rng)
@@ -238,6 +254,35 @@ class Trainer:
             logits = self.generator(gray).float()
             return self.predictor.colour(gray, logits), logits
 
+    def generate_at_places(self, gray: Tensor, real: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Colour at `recipe.places` random places of each picture, from a generator that predicts a distribution.
+
+        The places, N in all, are as far apart in their pictures as they happen to be; they are arranged as one
+        picture, N pixels high and one wide.
+
+        Args:
+            gray: (B, 1, H, W) in [0, 1].
+            real: (B, 3, H, W), RGB in [0, 1].
+            rng: A CPU generator for the choice of places.
+
+        Returns:
+            Generated colour (1, 3, N, 1), RGB in about [0, 1]; the logits of its distribution, (1, COLOURS, N, 1); and
+            real colour (1, 3, N, 1), all float32.
+        """
+        # A recipe refuses places for other generators.
+        assert isinstance(self.generator, (DistributionUNet, MultiscaleUNet))
+        with self.precision.autocast():
+            features = self.generator.features(gray)  # (B, C, H/2, W/2)
+            count = len(gray) * features.shape[-2] * features.shape[-1]
+            chosen = torch.randperm(count, generator=rng)[: self.recipe.places * len(gray)].to(gray.device)
+
+            def at_places(planes: Tensor) -> Tensor:
+                return planes.permute(0, 2, 3, 1).flatten(0, 2)[chosen].T[None, :, :, None]  # (1, C, N, 1)
+
+            logits = self.generator.head(at_places(features)).float()
+            real = at_places(F.avg_pool2d(real, kernel_size=2))
+            return MeanColour.colour(luma(real), logits), logits, real
+
     def training_batch(self, indices: Sequence[int], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training pictures for either network, mirrored and augmented where the recipe says so.
 
@@ -249,10 +294,17 @@ class Trainer:
             real (B, 3, H, W), RGB, and gray (B, 1, H, W), in [0, 1], on the trainer's device.
         """
         real, gray = self.splits.train[indices]
+        sizes = self.recipe.sizes_in(self.epoch)
+        size = sizes[int(torch.randint(len(sizes), (), generator=rng))] if len(sizes) > 1 else sizes[0]
+        if size != real.shape[-1]:
+            real = F.interpolate(real, size=(size, size), mode="bilinear", antialias=True)
+            gray = luma(real)
         if self.recipe.flip:
             real, gray = flip_some(real, gray, rng)
         if self.recipe.augment:  # before they go to the device: not every device can augment
             real, gray = augmented(real, rng)
+        if self.recipe.surroundings:
+            real, gray = with_surroundings(real, rng)
         return real.to(self.device), gray.to(self.device)
 
     def adversary_batches(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -441,6 +493,7 @@ class Trainer:
         machine = state.get("machine", {})  # earlier versions did not note it
         if self.asked_precision == "auto" and "precision" in machine:
             self.precision = Precision(self.device, machine["precision"])
+            self._lay_out()
         threads = torch.get_num_threads()
         if self.device.type == "cpu" and machine.get("threads", threads) != threads:
             warnings.warn(
@@ -450,6 +503,15 @@ class Trainer:
                 stacklevel=4,  # who called train
             )
         self.precision.load_state_dict(state["precision"])
+
+
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Kernels decay; biases and the scales of batch norms do not."""
+    parameters = list(network.parameters())
+    return [
+        {"params": [values for values in parameters if values.ndim > 1], "weight_decay": weight_decay},
+        {"params": [values for values in parameters if values.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def _digest(splits: Splits) -> str:

@@ -27,12 +27,12 @@ def test_the_four_colours_around_a_chroma_give_it_back_exactly():
 
 
 def believes(*shares):
-    """Logits (1, COLOURS, 1, N): at each of N places the shares {index of a colour: its probability}."""
-    logits = torch.full((1, palette.COLOURS, 1, len(shares)), -1e4)
+    """Probabilities (1, COLOURS, 1, N): at each of N places the shares {index of a colour: its probability}."""
+    probabilities = torch.zeros(1, palette.COLOURS, 1, len(shares))
     for place, share in enumerate(shares):
         for index, probability in share.items():
-            logits[0, index, 0, place] = np.log(probability)
-    return logits
+            probabilities[0, index, 0, place] = probability
+    return probabilities
 
 
 def test_the_mean_is_the_mean():
@@ -63,10 +63,10 @@ def test_vivid_does_not_mistake_the_palettes_coding_for_doubt():
     """Sure of a chroma that lies between the palette's colours, a network still has to name four of them."""
     chroma = 0.3 * chroma_of(cube())  # (1, 2, 1, N), pale
     indices, shares = palette.encode(chroma[0, :, 0].T)
-    logits = torch.full((1, palette.COLOURS, 1, len(indices)), -1e4)
-    logits[0, :, 0] = logits[0, :, 0].T.scatter(1, indices, shares.clamp(min=1e-9).log()).T
-    torch.testing.assert_close(palette.mean(logits), chroma, atol=1e-5, rtol=0)
-    torch.testing.assert_close(palette.vivid(logits), palette.EMPHASIS * chroma, atol=1e-4, rtol=1e-3)
+    probabilities = torch.zeros(1, palette.COLOURS, 1, len(indices))
+    probabilities[0, :, 0] = torch.zeros(len(indices), palette.COLOURS).scatter(1, indices, shares).T
+    torch.testing.assert_close(palette.mean(probabilities), chroma, atol=1e-5, rtol=0)
+    torch.testing.assert_close(palette.vivid(probabilities), palette.EMPHASIS * chroma, atol=1e-4, rtol=1e-3)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_shared_out_colours():

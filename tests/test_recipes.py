@@ -62,7 +62,7 @@ def test_nonsense_is_refused(change, message):
     [
         (DISTRIBUTION, {"bounded": True}, "bounded .*: gan-l1, gan-mse, wgan$"),
         (DISTRIBUTION, {"keep_luminance": False}, "keep_luminance must be True"),
-        (WGAN_GP, {"dropout": 0.1}, "dropout .*: gan-l1, gan-mse, distribution$"),
+        (WGAN_GP, {"dropout": 0.1}, "dropout .*: gan-l1, gan-mse, distribution, multiscale$"),
         (WGAN_GP, {"discriminator_sigmoid": False}, "discriminator_sigmoid.*: gan-l1, gan-mse$"),
         (GAN_L1, {"n_critic": 5}, "n_critic .*: wgan$"),
         (DISTRIBUTION, {"lambda_adv": 100.0}, "lambda_adv .*: gan-l1, gan-mse, wgan$"),

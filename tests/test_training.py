@@ -143,6 +143,8 @@ EFFECTIVE = {
     "discriminator_sigmoid": False,
     "bounded": True,
     "dropout": 0.5,
+    "places": 3,
+    "weight_decay": 0.5,
 }
 
 
@@ -165,7 +167,7 @@ def test_every_option_changes_what_is_learned_or_is_refused(splits, name):
             refused.add(option)
         else:
             assert not same(learned(changed), plain), option
-    assert len(refused) == {"gan-l1": 4, "gan-mse": 4, "wgan": 3, "distribution": 6}[name]
+    assert len(refused) == {"gan-l1": 5, "gan-mse": 5, "wgan": 4, "distribution": 6, "multiscale": 6}[name]
 
 
 @pytest.mark.parametrize("option", ["flip", "augment"])

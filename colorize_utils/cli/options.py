@@ -11,7 +11,7 @@ RECIPE_HELP = {
     "learning_rate": "learning rate of Adam, for both networks",
     "lambda_rec": "weight of the reconstruction loss",
     "lambda_adv": "weight of the adversarial loss",
-    "lambda_dist": "weight of the distribution's cross-entropy (distribution)",
+    "lambda_dist": "weight of the distribution's cross-entropy (distribution, multiscale)",
     "n_critic": "critic updates for each generator update (wgan)",
     "critic_batch_size": "random pictures in a critic update (wgan)",
     "lambda_gp": "weight of the gradient penalty (wgan)",
@@ -21,6 +21,9 @@ RECIPE_HELP = {
     "decay": "let the learning rate fall to 0 over the second half",
     "flip": "mirror about half of the training pictures",
     "augment": "turn, scale, shift and light the training pictures otherwise",
+    "surroundings": "gray or foreign surroundings for some training pictures",
+    "places": "random places of a picture at which a distribution is learned; 0: all (distribution, multiscale)",
+    "weight_decay": "decay of the generator's kernels, as in AdamW",
     "dropout": "share of features dropped (U-Nets)",
     "ema_decay": "decay of the moving average of weights that is kept; 0 keeps the weights themselves",
 }

@@ -27,6 +27,7 @@ from colorize_utils.devices import choose_device
 from colorize_utils.errors import CheckpointError, DeviceError
 from colorize_utils.inference.quantization import Int8Network
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
+from colorize_utils.multiscale import AveragedDistribution
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
 _STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # how chroma is read from a predicted distribution
@@ -34,7 +35,7 @@ STYLES = tuple(_STYLES)
 # The calmer style suits people and things, which the bundled network was not trained on; on flowers it is a matter of
 # taste.
 DEFAULT_STYLE = "safe"
-_MOST = 1e6  # largest magnitude of an output, colours or logits, that merging in float32 can take
+_MOST = 1e6  # largest magnitude of an output that merging in float32 can take
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory that a large photograph takes, and fits the CPU's cache
 
 
@@ -109,12 +110,18 @@ class Colorizer:
             network = network.generator  # its distribution; the mean colour is the style "safe"
         self.has_distribution = predicts_distribution(network)
         self.network: Callable[..., Tensor]
-        if int8:
-            self.network = Int8Network(network, size)
+        # Channels-last saves the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
+        layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
+
+        def prepare(network: nn.Module, size: int) -> nn.Module:
+            if int8:
+                return Int8Network(network, size)
+            return fuse_batch_norms(network).to(self.device).to(memory_format=layout)
+
+        if self.has_distribution:
+            self.network = AveragedDistribution(network, size, prepare)
         else:
-            # Channels-last saves the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
-            layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
-            self.network = fuse_batch_norms(network).to(self.device).to(memory_format=layout)
+            self.network = prepare(network, size)
         if compiled and not int8:
             # Freezing makes the weights constants, whose layout in memory the compiler may choose.
             options: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True}
@@ -286,7 +293,7 @@ class Colorizer:
         """
         small = self._working_size(gray)
         if self.has_distribution:
-            return _STYLES[style](self._logits(small))[0]
+            return _STYLES[style](self._predict(small))[0]
         return chroma_of(self._predict(small))[0]
 
     def _raw(self, gray: np.ndarray, style: str) -> Tensor:
@@ -294,34 +301,24 @@ class Colorizer:
         side = 2 * max(1, self.size // 2)
         small = _resize(gray, side, side)
         if self.has_distribution:
-            chroma = _STYLES[style](self._logits(small))
+            chroma = _STYLES[style](self._predict(small))
             return with_chroma(_unit(small[None]), _enlarge(chroma, side, side))[0]
         return self._predict(small)[0]
 
-    def _logits(self, levels: np.ndarray) -> Tensor:
-        """The predicted distribution of 8-bit gray (h, w) of even sides: logits (1, COLOURS, h/2, w/2).
-
-        They are the mean of the logits of the picture and of its mirror image: a geometric mean of the distributions.
-        """
-        # As one batch: at 64×64 on two cores a third faster than one after the other, because PyTorch leaves the small
-        # layers of a single picture to a slower convolution.
-        one, other = self._predict(levels, levels[:, ::-1]).split(1)
-        return (one + other.flip(-1)) / 2
-
     @torch.inference_mode()
-    def _predict(self, *levels: np.ndarray) -> Tensor:
-        """The network's output (B, C, …), on the CPU, of B 8-bit gray pictures of the same shape (h, w).
+    def _predict(self, levels: np.ndarray) -> Tensor:
+        """The network's answer to 8-bit gray (h, w) of even sides, on the CPU.
 
-        The network gets them padded to the multiples that its poolings need, by repeating the edge.
+        It is the probabilities of a distribution, (1, COLOURS, h/2, w/2), or colour, (1, 3, h, w).
         """
-        gray = _unit(np.stack(levels))
-        h, w = gray.shape[-2:]
-        multiple = 2**POOLINGS
-        padded = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+        gray = _unit(levels[None])
+        h, w = levels.shape
+        if not self.has_distribution:  # an `AveragedDistribution` pads by itself
+            multiple = 2**POOLINGS
+            gray = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
         with contextlib.nullcontext() if self._sharing else self._turn:
-            output = self.network(padded.to(self.device))
-        share = padded.shape[-1] // output.shape[-1]  # 2, where the output has half of the input's resolution
-        output = output[..., : h // share, : w // share].float().cpu()
+            output = self.network(gray.to(self.device))
+        output = output[..., :h, :w].float().cpu()
         if not output.abs().max() < _MOST:  # true of NaN, too; finite weights may have products that are not finite
             raise CheckpointError(
                 f"{self.name} answers NaN or numbers beyond all bounds; its weights are damaged, use another"
