@@ -99,7 +99,7 @@ class MultiscaleUNet(nn.Module):
         self.head = nn.Conv2d(c + fine, palette.COLOURS, kernel_size=1)
         self.register_buffer("sizes", torch.tensor(sizes))
         self.register_load_state_dict_post_hook(_remember_sizes)
-        _remember_sizes(self)
+        self.side_lengths = list(sizes)
         for block in self.modules():
             for name, layer in list(block.named_children()):
                 if isinstance(layer, nn.BatchNorm2d):

@@ -468,7 +468,7 @@ def test_what_is_shown_in_training_is_nearly_what_people_get(distributed):
     levels = (255 * gray).round()
     mirrored = torch.cat([levels, levels.flip(-1)]) / 255
     with torch.no_grad():
-        logits = distributed.network(mirrored)
+        logits = distributed.network.networks[0](mirrored)
     logits = (logits[:1] + logits[1:].flip(-1)) / 2
     expected = MeanColour.colour(levels / 255, logits)[0].permute(1, 2, 0).numpy()
     result = np.asarray(distributed.colorize(levels[0, 0].byte().numpy(), style="safe"))
