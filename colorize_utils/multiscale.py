@@ -32,20 +32,26 @@ class SizedBatchNorm(nn.BatchNorm2d):
         sizes: How many working sizes there are.
 
     Attributes:
-        row: The working size in use, as an index.
+        row: The working size in use, as an index; None where the pictures have none of the working sizes: in training
+            they then set the statistics of all of them, which are a beginning for those that have not been seen.
     """
 
     def __init__(self, channels: int, sizes: int):
         super().__init__(channels)
         self.register_buffer("running_mean", torch.zeros(sizes, channels))
         self.register_buffer("running_var", torch.ones(sizes, channels))
-        self.row = 0
+        self.row: int | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), by the batch's statistics in training, else by those of the size in use."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        mean, variance = self.running_mean[self.row], self.running_var[self.row]
-        return F.batch_norm(features, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
+        row = self.row or 0
+        mean, variance = self.running_mean[row], self.running_var[row]
+        output = F.batch_norm(features, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
+        if self.training and self.row is None:
+            self.running_mean[1:] = mean
+            self.running_var[1:] = variance
+        return output
 
     def at(self, row: int) -> nn.BatchNorm2d:
         """A plain batch norm with the statistics of one working size, for prediction."""
@@ -137,7 +143,9 @@ class MultiscaleUNet(nn.Module):
         norms = [layer for layer in self.modules() if isinstance(layer, SizedBatchNorm)]
         if not norms:  # the network is for one size: `at`
             return
-        row = min(range(len(self.side_lengths)), key=lambda row: abs(self.side_lengths[row] - area**0.5))
+        row: int | None = min(range(len(self.side_lengths)), key=lambda row: abs(self.side_lengths[row] - area**0.5))
+        if self.training and area**0.5 not in self.side_lengths:
+            row = None
         for norm in norms:
             norm.row = row
 

@@ -275,7 +275,7 @@ DISTRIBUTION = Recipe(
 MULTISCALE = replace(
     DISTRIBUTION,
     name="multiscale",
-    epochs=90,
+    epochs=80,
     generator="multiscale-unet",
     size=192,
     places=384,  # of the 9,216 that a picture of 192×192 has

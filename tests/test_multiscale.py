@@ -67,6 +67,16 @@ def test_each_size_has_statistics_of_its_own(network):
     assert (network.at(96)(gray) - at_64).abs().max() > 1e-3
 
 
+def test_pictures_of_another_size_set_the_statistics_of_all_sizes(network):
+    """So that a run which begins with small pictures can be validated at sizes that it has not seen yet."""
+    network.train()
+    for _ in range(200):
+        network(random(4, 1, 32, 32))
+    network.eval()
+    gray = random(1, 1, 96, 96)
+    torch.testing.assert_close(network.at(64)(gray), network.at(96)(gray), atol=1e-4, rtol=1e-3)
+
+
 def test_pictures_use_the_statistics_of_the_size_that_is_next_to_theirs(network):
     for shape, size in (((64, 64), 64), ((32, 128), 64), ((32, 32), 64), ((96, 96), 96), ((64, 160), 96)):
         gray = random(1, 1, *shape)
