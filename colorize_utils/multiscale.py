@@ -45,12 +45,12 @@ class SizedBatchNorm(nn.BatchNorm2d):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), by the batch's statistics in training, else by those of the size in use."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        row = self.row or 0
-        mean, variance = self.running_mean[row], self.running_var[row]
+        # Copies: what the backward pass needs must not change when the statistics of another size do.
+        mean, variance = self.running_mean[self.row or 0].clone(), self.running_var[self.row or 0].clone()
         output = F.batch_norm(features, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
-        if self.training and self.row is None:
-            self.running_mean[1:] = mean
-            self.running_var[1:] = variance
+        if self.training:
+            rows = slice(None) if self.row is None else self.row
+            self.running_mean[rows], self.running_var[rows] = mean, variance
         return output
 
     def at(self, row: int) -> nn.BatchNorm2d:

@@ -71,7 +71,9 @@ def test_pictures_of_another_size_set_the_statistics_of_all_sizes(network):
     """So that a run which begins with small pictures can be validated at sizes that it has not seen yet."""
     network.train()
     for _ in range(200):
-        network(random(4, 1, 32, 32))
+        logits = network(random(4, 1, 32, 32))
+    logits.sum().backward()
+    assert all(weights.grad is not None for weights in network.parameters())
     network.eval()
     gray = random(1, 1, 96, 96)
     torch.testing.assert_close(network.at(64)(gray), network.at(96)(gray), atol=1e-4, rtol=1e-3)
