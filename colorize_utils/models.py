@@ -319,16 +319,20 @@ class DistributionUNet(nn.Module):
 
     def features_of(self, halved: Tensor) -> Tensor:
         """The U-Net proper: (B, in_channels, h, w), both sides 2 or more → features (B, c, h, w)."""
-        skip1 = self.encoder1(halved)  # (B, c, h, w)
-        skip2 = self.encoder2(self.maxpool(skip1))  # (B, 2c, h/2, w/2)
-        skip3 = self.encoder3(self.maxpool(skip2))  # (B, 4c, h/4, w/4)
-        skip4 = self.encoder4(self.maxpool(skip3))  # (B, 8c, h/8, w/8)
-        features = self.encoder5(self.maxpool(skip4))  # (B, 8c, h/16, w/16)
-
+        skip1, skip2, skip3, skip4, features = self.encode(halved)
         features = self.decoder4(join(features, skip4))  # (B, 4c, h/8, w/8)
         features = self.decoder3(join(features, skip3))  # (B, 4c, h/4, w/4)
         features = self.decoder2(join(features, skip2))  # (B, 2c, h/2, w/2)
         return self.decoder1(join(features, skip1))  # (B, c, h, w)
+
+    def encode(self, halved: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The encoder's features at each level of (B, in_channels, h, w): (B, c, h, w) … (B, 8c, h/16, w/16)."""
+        skip1 = self.encoder1(halved)  # (B, c, h, w)
+        skip2 = self.encoder2(self.maxpool(skip1))  # (B, 2c, h/2, w/2)
+        skip3 = self.encoder3(self.maxpool(skip2))  # (B, 4c, h/4, w/4)
+        skip4 = self.encoder4(self.maxpool(skip3))  # (B, 8c, h/8, w/8)
+        deepest = self.encoder5(self.maxpool(skip4))  # (B, 8c, h/16, w/16)
+        return skip1, skip2, skip3, skip4, deepest
 
 
 def join(features: Tensor, skip: Tensor) -> Tensor:

@@ -83,12 +83,16 @@ class MultiscaleUNet(nn.Module):
 
     Attributes:
         sizes: The working sizes, (N,), whole numbers; part of the state dict.
+        strange_weight, strange_bias: What `unfamiliarity` makes its number with, (16c,) and a scalar: they are no part
+            of training, but fitted to a trained network (inference/familiarity.py), and 0 before.
         side_lengths: The same as plain numbers: reading a tensor would wait for a GPU.
 
     Raises:
         ValueError: `width` is not positive.
     """
 
+    strange_weight: Tensor
+    strange_bias: Tensor
     sizes: Tensor
     side_lengths: list[int]
 
@@ -103,6 +107,8 @@ class MultiscaleUNet(nn.Module):
         del self.coarse.head  # its features go on to the finer level
         self.fine_decoder = VGGBlock(c + fine, fine)
         self.head = nn.Conv2d(c + fine, palette.COLOURS, kernel_size=1)
+        self.register_buffer("strange_weight", torch.zeros(16 * c))
+        self.register_buffer("strange_bias", torch.zeros(()))
         self.register_buffer("sizes", torch.tensor(sizes))
         self.register_load_state_dict_post_hook(_remember_sizes)
         self.side_lengths = list(sizes)
@@ -131,13 +137,54 @@ class MultiscaleUNet(nn.Module):
         """What the head makes a distribution of: gray as in `forward` → (B, c + c/2, H/2, W/2)."""
         require_poolable(gray, "MultiscaleUNet")
         self._use_statistics_for(gray.shape[-2] * gray.shape[-1])
-        levels = 2 * gray - 1
-        fine = self.fine_encoder(self.halve(levels))  # (B, c/2, H/2, W/2)
-        small = self.halve(F.avg_pool2d(levels, kernel_size=2))  # (B, 4, H/4, W/4)
-        coarse = self.coarse.features_of(torch.cat([small.to(fine.dtype), self.maxpool(fine)], dim=1))
+        fine, quartered = self._halved_twice(gray)
+        coarse = self.coarse.features_of(quartered)  # (B, c, H/4, W/4)
         joined = join(coarse, fine)  # (B, c + c/2, H/2, W/2)
         moved = self.fine_decoder(joined)  # (B, c/2, H/2, W/2)
         return torch.cat([joined[:, : coarse.shape[1]], moved], dim=1)
+
+    def _halved_twice(self, gray: Tensor) -> tuple[Tensor, Tensor]:
+        """The finer level's features (B, c/2, H/2, W/2), and what the inner network sees, (B, 4 + c/2, H/4, W/4)."""
+        levels = 2 * gray - 1
+        fine = self.fine_encoder(self.halve(levels))
+        small = self.halve(F.avg_pool2d(levels, kernel_size=2))
+        return fine, torch.cat([small.to(fine.dtype), self.maxpool(fine)], dim=1)
+
+    def summary(self, gray: Tensor) -> Tensor:
+        """What a picture as a whole looks like: mean and standard deviation of each of its deep features.
+
+        Args:
+            gray: As in `forward`.
+
+        Returns:
+            (B, 16c), from the encoder's last level but one, whose features are still many enough to average.
+
+        Raises:
+            ValueError: The input has not one channel, or a side is not a multiple of 32.
+        """
+        require_poolable(gray, "MultiscaleUNet")
+        self._use_statistics_for(gray.shape[-2] * gray.shape[-1])
+        deep = self.coarse.encode(self._halved_twice(gray)[1])[3].flatten(2)  # (B, 8c, places)
+        return torch.cat([deep.mean(dim=2), deep.std(dim=2, correction=0)], dim=1)
+
+    def unfamiliarity(self, gray: Tensor) -> Tensor:
+        """How sure the network is that pictures are none of the kind that it was trained on.
+
+        Args:
+            gray: As in `forward`, of about the area of the smallest working size.
+
+        Returns:
+            (B,) in [0, 1], a logistic function of `summary`; ½ for all where it was not fitted.
+
+        Raises:
+            ValueError: The input has not one channel, or a side is not a multiple of 32.
+        """
+        return torch.sigmoid(self.summary(gray).float() @ self.strange_weight.float() + self.strange_bias)
+
+    @property
+    def knows_what_it_knows(self) -> bool:
+        """Whether `unfamiliarity` was fitted."""
+        return bool(self.strange_weight.any())
 
     def _use_statistics_for(self, area: int) -> None:
         norms = [layer for layer in self.modules() if isinstance(layer, SizedBatchNorm)]
