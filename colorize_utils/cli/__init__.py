@@ -1,10 +1,11 @@
-"""The command line: colorize pictures, train recipes, evaluate, compare and release checkpoints.
+"""The command line: colorize pictures, train recipes, evaluate, compare, calibrate and release checkpoints.
 
     python -m colorize_utils photo.jpg            → photo-colorized.jpg
     python -m colorize_utils photos/ -o colour/   → the same names in colour/
     python -m colorize_utils train gan-l1 …
     python -m colorize_utils evaluate …
     python -m colorize_utils compare …
+    python -m colorize_utils calibrate CHECKPOINT --unknown FOLDER
     python -m colorize_utils release NAME CHECKPOINT
     python -m colorize_utils cache --clear
 
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from colorize_utils import __version__
-from colorize_utils.cli import cache, colorize, compare, evaluate, release, train
+from colorize_utils.cli import cache, calibrate, colorize, compare, evaluate, release, train
 from colorize_utils.errors import ColorizeError
 
 PROGRAM = "python -m colorize_utils"
@@ -28,6 +29,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "calibrate": calibrate,
     "release": release,
     "cache": cache,
 }

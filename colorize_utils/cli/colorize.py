@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+MOST_NAMED = 10  # pictures that a note names
 DESCRIPTION = "Colorize gray pictures: a file, several, or whole folders."
 
 
@@ -95,6 +96,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
     if options.quiet:
         return 1 if report.failed else 0
+    if report.unfamiliar:
+        ordered = sorted(report.unfamiliar, key=lambda found: -found[1])
+        listed = ", ".join(f"{path} ({number:.2f})" for path, number in ordered[:MOST_NAMED])
+        more = f" and {len(ordered) - MOST_NAMED} more" if len(ordered) > MOST_NAMED else ""
+        print(
+            f"note: {colorizer.name} knows nothing like {listed}{more}: expect colours that are far off",
+            file=sys.stderr,
+        )
     if (coloured := len(report.coloured)) and not options.skip_colour:
         print(f"note: {coloured} had colours of their own; --skip-colour leaves those", file=sys.stderr)
     counts = f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed"

@@ -29,6 +29,7 @@ from colorize_utils.devices import is_out_of_memory, usable_cores
 from colorize_utils.errors import PictureError
 from colorize_utils.files import MAX_NAME, shortened
 from colorize_utils.inference.colorizer import Colorizer
+from colorize_utils.inference.familiarity import UNFAMILIAR
 
 ADDITION = "-colorized"
 
@@ -51,6 +52,8 @@ class BatchReport:
         failed: A line for each picture that has no result.
         others: Those of `skipped` whose mark names another model or style, each with that mark.
         coloured: Originals that were opened and have colours of their own (`has_colours`; of several pages, any).
+        unfamiliar: Originals of which the network is sure that they are none of its kind, each with that number
+            (`Colorizer.unfamiliarity`; of several pages, the highest).
         left: Originals that were left alone because they have colours of their own.
         unread: How many files of the folders cannot be read as pictures, by their suffix in lower case.
         links: Links to other folders in the given ones; they are not followed.
@@ -61,6 +64,7 @@ class BatchReport:
     failed: list[str] = field(default_factory=list)
     others: list[tuple[Path, Mark]] = field(default_factory=list)
     coloured: list[Path] = field(default_factory=list)
+    unfamiliar: list[tuple[Path, float]] = field(default_factory=list)
     left: list[Path] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     links: list[Path] = field(default_factory=list)
@@ -119,8 +123,11 @@ def colorize_files(
         claimed.setdefault(target, original)
     room = _Room(PIXELS_AT_ONCE)
 
-    def colorize(original: Path, target: Path) -> tuple[str, bool]:
-        """Colorizes a picture; returns the report's list that it belongs to, and whether it has colours of its own."""
+    def colorize(original: Path, target: Path) -> tuple[str, bool, float]:
+        """Colorizes a picture.
+
+        Returns the report's list that it belongs to, whether it has colours of its own, and its unfamiliarity.
+        """
         if os.path.realpath(target) in originals:
             raise PictureError(f"{target} is an original; choose another output")
         if claimed[target] != original:
@@ -128,17 +135,19 @@ def colorize_files(
         if target.exists() and not overwrite:
             if single:
                 raise PictureError(f"{target} exists already; --overwrite replaces it, -o chooses another name")
-            return "skipped", False
+            return "skipped", False, 0.0
         with open_pages(original) as pages, room.taken(pages.pixels):
             if skip_colour and all(has_colours(page) for page in pages):
-                return "left", True
+                return "left", True, 0.0
             require_room(target, pages, original)
-            own_colours = []
+            own_colours, strange = [], [0.0]
 
             def coloured() -> Iterator[tuple[Image.Image, Image.Image]]:
                 for page in pages:
                     own_colours.append(has_colours(page))
                     keep = skip_colour and own_colours[-1]
+                    if not keep:
+                        strange.append(colorizer.unfamiliarity(page) or 0.0)
                     yield page, _as_it_is(page) if keep else colorizer.colorize(page, **how)
 
             if len(pages) == 1:
@@ -146,7 +155,7 @@ def colorize_files(
                 save_picture(colour, target, original, own if mark else None)
             else:
                 save_pages(coloured(), target, original, own if mark else None)
-            return "written", any(own_colours)
+            return "written", any(own_colours), max(strange)
 
     workers = max(1, min(AT_ONCE, len(jobs)))
     # Warnings are silenced around all threads, because their filters are the whole process's.
@@ -156,13 +165,15 @@ def colorize_files(
             bar = tqdm(running, desc="colorizing", unit="pic", disable=not progress or len(jobs) < 2)
             for (original, target), result in zip(jobs, bar, strict=True):
                 try:
-                    outcome, coloured = result.result()
+                    outcome, coloured, strange = result.result()
                 except Exception as error:
                     report.failed.append(_line(original, error))
                     continue
                 getattr(report, outcome).append(original if outcome == "left" else target)
                 if coloured:
                     report.coloured.append(original)
+                if strange > UNFAMILIAR:
+                    report.unfamiliar.append((original, strange))
         except BaseException:  # usually an interrupt: pictures in work are finished, the others are not begun
             pool.shutdown(cancel_futures=True)
             raise

@@ -25,9 +25,10 @@ from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import PictureLike, to_gray
 from colorize_utils.devices import choose_device
 from colorize_utils.errors import CheckpointError, DeviceError
+from colorize_utils.inference.familiarity import square
 from colorize_utils.inference.quantization import Int8Network
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
-from colorize_utils.multiscale import AveragedDistribution
+from colorize_utils.multiscale import AveragedDistribution, MultiscaleUNet
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
 _STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # how chroma is read from a predicted distribution
@@ -109,6 +110,9 @@ class Colorizer:
         if isinstance(network, MeanColour):
             network = network.generator  # its distribution; the mean colour is the style "safe"
         self.has_distribution = predicts_distribution(network)
+        self._judge: MultiscaleUNet | None = None
+        if isinstance(network, MultiscaleUNet) and network.knows_what_it_knows:
+            self._judge = network.at(min(network.side_lengths)).to(self.device)
         self.network: Callable[..., Tensor]
         # Channels-last saves the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
         layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
@@ -247,6 +251,26 @@ class Colorizer:
         if source.alpha is None:
             return Image.fromarray(rgb)
         return Image.fromarray(np.dstack([rgb, source.alpha]))
+
+    def unfamiliarity(self, picture: PictureLike) -> float | None:
+        """How sure the network is that a picture is none of the kind that it was trained on.
+
+        Args:
+            picture: As in `colorize`.
+
+        Returns:
+            A number in [0, 1]; above `familiarity.UNFAMILIAR` expect colours that are far off. None where the network
+            was not taught to tell.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: An array does not fit.
+        """
+        if self._judge is None:
+            return None
+        levels = square(to_gray(picture).gray, min(self._judge.side_lengths))
+        with torch.inference_mode():
+            return float(self._judge.unfamiliarity(_unit(levels[None]).to(self.device)))
 
     def predictor(self, keep_luminance: bool = True, style: str | None = None) -> Callable[[Tensor], Tensor]:
         """Makes a function that colorizes batches, for the scoreboard.

@@ -24,6 +24,7 @@ from colorize_utils.errors import ColorizeError
 from colorize_utils.files import atomic_write
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.batch import colorize_files
+from colorize_utils.inference.familiarity import UNFAMILIAR
 from colorize_utils.notebook.live import mount, runs_folder
 from colorize_utils.runs import DRIVE
 
@@ -107,18 +108,22 @@ class BeforeAfter:
         name: The picture's name, for its caption.
         gray: The gray picture, mode "L", in full size.
         colour: The colour picture, mode "RGB" or "RGBA", of the same size.
+        warning: A line for a picture that is none of the kind that the network knows; else empty.
     """
 
     name: str
     gray: Image.Image
     colour: Image.Image
+    warning: str = ""
 
     def __repr__(self) -> str:
-        """The picture's name and size, where there is no HTML."""
-        return f"{self.name}, {self.colour.width}×{self.colour.height}, gray and in colour"
+        """The picture's name and size, where there is no HTML, and the warning."""
+        text = f"{self.name}, {self.colour.width}×{self.colour.height}, gray and in colour"
+        return f"{text}; {self.warning}" if self.warning else text
 
     def _repr_html_(self) -> str:
-        return slider_html(self.gray, self.colour, self.name)
+        warning = f'<p style="color:#b00020">{html.escape(self.warning)}</p>' if self.warning else ""
+        return warning + slider_html(self.gray, self.colour, self.name)
 
 
 def before_after(
@@ -145,7 +150,14 @@ def before_after(
         ValueError: The colorizer does not have the style.
     """
     colour = colorizer.colorize(picture, strength=strength, style=style)
-    return BeforeAfter(name, Image.fromarray(to_gray(picture).gray), colour)
+    warning = _warning(name, colorizer, colorizer.unfamiliarity(picture))
+    return BeforeAfter(name, Image.fromarray(to_gray(picture).gray), colour, warning)
+
+
+def _warning(name: str, colorizer: Colorizer, number: float | None) -> str:
+    if number is None or number <= UNFAMILIAR:
+        return ""
+    return f"{colorizer.name} knows nothing like {name} ({number:.2f}): expect colours that are far off."
 
 
 def slider_html(gray: Image.Image, colour: Image.Image, name: str = "the picture") -> str:
@@ -261,7 +273,8 @@ def colorize_uploads(
             (written,) = report.written
             gray, colour = Image.fromarray(to_gray(original).gray), open_upright(written)
             filename = Path(name).stem + written.name.removeprefix("upload")
-            results.append(Result(BeforeAfter(name, gray, colour), filename, written.read_bytes()))
+            warning = _warning(name, colorizer, max((number for _, number in report.unfamiliar), default=None))
+            results.append(Result(BeforeAfter(name, gray, colour, warning), filename, written.read_bytes()))
     return results, failures
 
 
