@@ -145,9 +145,9 @@ class MultiscaleUNet(nn.Module):
 
     def _halved_twice(self, gray: Tensor) -> tuple[Tensor, Tensor]:
         """The finer level's features (B, c/2, H/2, W/2), and what the inner network sees, (B, 4 + c/2, H/4, W/4)."""
-        levels = 2 * gray - 1
-        fine = self.fine_encoder(self.halve(levels))
-        small = self.halve(F.avg_pool2d(levels, kernel_size=2))
+        halved = self.halve(2 * gray - 1)  # (B, 4, H/2, W/2)
+        fine = self.fine_encoder(halved)
+        small = self.halve(halved.mean(dim=1, keepdim=True))  # the picture at half its size, (B, 4, H/4, W/4)
         return fine, torch.cat([small.to(fine.dtype), self.maxpool(fine)], dim=1)
 
     def summary(self, gray: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ including the penalty, and `adversarial_loss` is −mean D(fake)."""
 class MovingAverage:
     """The exponential moving average (EMA) of a network's weights and buffers: d · average + (1 − d) · latest.
 
+    Whole numbers among the buffers are those of the latest network.
+
     The decay d starts low and grows to `decay`, so that the weights of the first steps are soon forgotten. It does what
     `torch.optim.swa_utils.AveragedModel` does, and reads and writes the same states; but that class keeps the number of
     updates in a tensor, which has to travel between device and host at each of them.
@@ -94,10 +96,10 @@ class MovingAverage:
         """
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
         kept, latest = self.module.state_dict(), network.state_dict()
-        for floating in (True, False):  # batch norms also count their batches, in whole numbers
-            keys = [key for key, value in kept.items() if value.is_floating_point() == floating]
-            if keys:
-                get_ema_multi_avg_fn(decay)([kept[key] for key in keys], [latest[key] for key in keys], self.updates)
+        averaged = [key for key, value in kept.items() if value.is_floating_point()]
+        get_ema_multi_avg_fn(decay)([kept[key] for key in averaged], [latest[key] for key in averaged], self.updates)
+        for key in kept.keys() - averaged:  # counts of batches, sizes: the mean of whole numbers is none
+            kept[key].copy_(latest[key])
         self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -23,8 +23,9 @@ from colorize_utils.errors import DeviceError, TrainingError
 from colorize_utils.losses import distribution_loss
 from colorize_utils.metrics import Validation, gray_baseline, mean_chroma_baseline, scoreboard, validate
 from colorize_utils.models import MeanColour, UNet, build_generator
+from colorize_utils.multiscale import MultiscaleUNet
 from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
-from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Interrupted, Trainer, train
+from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Interrupted, MovingAverage, Trainer, train
 
 TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2}
 CPU = torch.device("cpu")
@@ -992,3 +993,15 @@ def test_runs_of_a_version_that_knew_fewer_settings_go_on(splits, tmp_path):
     state["recipe"] |= {"critic_batch_size": 8, "n_critic": 3}  # which had no effect, and was accepted
     torch.save(state, tmp_path / "state.pt")
     assert len(run(tiny(GAN_L1, epochs=3), splits, tmp_path, resume=True)["psnr"]) == 3
+
+
+def test_a_moving_average_averages_no_whole_numbers():
+    """The mean of 192 and 192 in floating point may be 191.99…, and a network's sizes would shrink."""
+    network = MultiscaleUNet(1 / 32, sizes=(128, 192))
+    average = MovingAverage(network, 0.999)
+    for _ in range(50):
+        with torch.no_grad():
+            network.strange_bias += 1
+        average.update(network)
+    assert average.module.state_dict()["sizes"].tolist() == [128, 192]
+    assert 1 < average.module.strange_bias < 50
