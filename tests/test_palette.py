@@ -41,6 +41,16 @@ def test_the_mean_is_the_mean():
     torch.testing.assert_close(chroma, torch.stack([0.75 * colours[5] + 0.25 * colours[40], colours[7]]))
 
 
+def test_safe_leans_to_what_is_probable():
+    """With T the temperature, odds of 3 : 1 become odds of 3^(1/T) : 1; what is sure only gets stronger."""
+    colours = palette.chromas()
+    odds = 3 ** (1 / palette.TEMPERATURE)
+    expected = palette.GAIN * (odds * colours[5] + colours[40]) / (odds + 1)
+    chroma = palette.safe(believes({5: 0.75, 40: 0.25}, {7: 1.0}))[0, :, 0].T
+    torch.testing.assert_close(chroma, torch.stack([expected, palette.GAIN * colours[7]]))
+    assert palette.TEMPERATURE < 1 < odds / 3
+
+
 def test_vivid_is_as_strong_as_what_is_believed():
     """Sure of a picture, it is the mean; torn between opposite hues, the mean is made up for, but not without end."""
     colours = palette.chromas()

@@ -31,7 +31,7 @@ from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predic
 from colorize_utils.multiscale import AveragedDistribution, MultiscaleUNet
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
-_STYLES = {"safe": palette.mean, "vivid": palette.vivid}  # how chroma is read from a predicted distribution
+_STYLES = {"safe": palette.safe, "vivid": palette.vivid}  # how chroma is read from a predicted distribution
 STYLES = tuple(_STYLES)
 # The calmer style suits people and things, which the bundled network was not trained on; on flowers it is a matter of
 # taste.
@@ -229,9 +229,9 @@ class Colorizer:
                 result equals an 8-bit gray picture exactly. False gives the submission's result, the network's own
                 output.
             strength: Multiplies the chroma; 0 leaves gray. It has no effect on the submission's result.
-            style: "safe" is the mean of the predicted distribution over colours; "vivid" has the strength of the
-                colours in it, which the mean of different colours lacks (palette.py). By default `default_style`. A
-                network that predicts a single colour has "safe" alone.
+            style: "safe" is the annealed mean of the predicted distribution over colours; "vivid" has the strength of
+                the colours in it, which the mean of different colours lacks (palette.py). By default `default_style`.
+                A network that predicts a single colour has "safe" alone.
 
         Returns:
             The picture in colour, of exactly its upright size: 8-bit RGB, or RGBA where it has alpha.

@@ -466,7 +466,7 @@ def test_errors_are_one_line_on_stderr_and_a_status(arguments, status, message, 
     [
         ("gan-l1", ["--n-critic", "5"], "wgan"),
         ("gan-mse", ["--lambda-gp", "10"], "wgan"),  # the default's value: it would have no effect either
-        ("gan-mse", ["--lambda-dist", "2"], "distribution"),
+        ("gan-mse", ["--lambda-dist", "2"], "distribution, multiscale"),
         ("wgan", ["--no-discriminator-sigmoid"], "gan-l1, gan-mse"),
         ("wgan", ["--discriminator-sigmoid"], "gan-l1, gan-mse"),
         ("wgan", ["--dropout", "0.1"], "gan-l1, gan-mse, distribution, multiscale"),
@@ -493,7 +493,7 @@ def test_models_are_listed(capsys):
     assert run("--list-models") == 0
     out = capsys.readouterr().out
     assert "original-gan-l1: " in out
-    assert "flowers-64 (default): " in out
+    assert "flowers-192 (default): " in out
 
 
 def test_an_interrupt_is_no_trace(monkeypatch, capsys):

@@ -431,17 +431,20 @@ def distributed():
     return Colorizer(network, 32, device="cpu")
 
 
-def test_styles_are_the_distributions_mean_and_its_strength():
+def test_styles_are_the_distributions_annealed_mean_and_its_strength():
     colorizer = Colorizer(MeanColour(Believes()), 32, device="cpu")
     assert colorizer.styles == STYLES
     colours = palette.chromas()[[20, 150]].numpy()
     mean, strength = [0.75, 0.25] @ colours, [0.75, 0.25] @ np.linalg.norm(colours, axis=1)
     indices, shares = palette.encode(torch.from_numpy(mean[None].astype(np.float32)))
     kept = (shares[0] * palette.chromas()[indices[0]].norm(dim=1)).sum().item()
+    larger = np.array([0.75, 0.25]) ** (1 / palette.TEMPERATURE)
+    safe = palette.GAIN * (larger / larger.sum()) @ colours
+    vivid = min(palette.MOST_GAIN, palette.EMPHASIS * strength / kept) * mean
     levels = np.full((32, 48), 128, np.uint8)
-    for style, gain in (("safe", 1.0), ("vivid", min(palette.MOST_GAIN, palette.EMPHASIS * strength / kept))):
+    for style, expected in (("safe", safe), ("vivid", vivid)):
         rgb = np.asarray(colorizer.colorize(levels, strength=0.3, style=style)).astype(float)
-        assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * gain * mean)).max() <= 1
+        assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * expected)).max() <= 1
     default = np.asarray(colorizer.colorize(levels))
     np.testing.assert_array_equal(default, np.asarray(colorizer.colorize(levels, style=colorizer.default_style)))
     assert not np.array_equal(default, np.asarray(colorizer.colorize(levels, style="vivid")))
@@ -462,8 +465,10 @@ def test_a_picture_and_its_mirror_image_get_the_same_colours(distributed):
     np.testing.assert_array_equal(one, other[:, ::-1])
 
 
-def test_what_is_shown_in_training_is_nearly_what_people_get(distributed):
-    """`MeanColour` is the safe style without the mirror image and the last rounding."""
+def test_what_is_shown_in_training_is_nearly_what_people_get(distributed, monkeypatch):
+    """`MeanColour` is the safe style, not annealed, without the mirror image and the last rounding."""
+    monkeypatch.setattr(palette, "TEMPERATURE", 1.0)
+    monkeypatch.setattr(palette, "GAIN", 1.0)
     gray = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(5)) * 0.2 + 0.4
     levels = (255 * gray).round()
     mirrored = torch.cat([levels, levels.flip(-1)]) / 255
