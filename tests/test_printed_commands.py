@@ -31,6 +31,7 @@ RUN = {
     "train": f"{SMALL} --count 20",
     "compare": f"{SMALL} --count 20 --seeds 1",
     "evaluate": "--size 32 --count 20 --device cpu --quiet",
+    "calibrate": "--count 20 --quiet",
     "release": "",
     "colorize": "--device cpu --quiet",
     "cache": "",
@@ -72,7 +73,8 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLORIZE_DATA", str(drawn(Path("FLOWERS_ROOT"), 0)))
-    drawn(Path("FLOWER_PHOTOS"), 1)
+    for seed, name in enumerate(("FLOWER_PHOTOS", "OTHER_THINGS", "THINGS"), start=1):
+        drawn(Path(name), seed)
     Path("album").mkdir()
     for path in ("aunt.jpg", "album/uncle.jpg"):
         Image.fromarray(synthetic_flowers(1, 48)[0]).convert("L").save(path)
