@@ -18,6 +18,7 @@ from colorize_utils import palette
 from colorize_utils.models import POOLINGS, DistributionUNet, VGGBlock, base_channels, join, require_poolable
 
 SIZES = (128, 192)  # pixels a side of a square
+UNFAMILIAR = 0.5  # `MultiscaleUNet.unfamiliarity` above which people are warned
 
 
 class SizedBatchNorm(nn.BatchNorm2d):
@@ -174,7 +175,8 @@ class MultiscaleUNet(nn.Module):
             gray: As in `forward`, of about the area of the smallest working size.
 
         Returns:
-            (B,) in [0, 1], a logistic function of `summary`; ½ for all where it was not fitted.
+            (B,) in [0, 1], a logistic function of `summary`, above `UNFAMILIAR` where people should be warned; ½ for
+            all where it was not fitted.
 
         Raises:
             ValueError: The input has not one channel, or a side is not a multiple of 32.

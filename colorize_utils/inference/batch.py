@@ -29,7 +29,7 @@ from colorize_utils.devices import is_out_of_memory, usable_cores
 from colorize_utils.errors import PictureError
 from colorize_utils.files import MAX_NAME, shortened
 from colorize_utils.inference.colorizer import Colorizer
-from colorize_utils.inference.familiarity import UNFAMILIAR
+from colorize_utils.multiscale import UNFAMILIAR
 
 ADDITION = "-colorized"
 

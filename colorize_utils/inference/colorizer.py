@@ -25,7 +25,6 @@ from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import PictureLike, to_gray
 from colorize_utils.devices import choose_device
 from colorize_utils.errors import CheckpointError, DeviceError
-from colorize_utils.inference.familiarity import square
 from colorize_utils.inference.quantization import Int8Network
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
 from colorize_utils.multiscale import AveragedDistribution, MultiscaleUNet
@@ -259,7 +258,7 @@ class Colorizer:
             picture: As in `colorize`.
 
         Returns:
-            A number in [0, 1]; above `familiarity.UNFAMILIAR` expect colours that are far off. None where the network
+            A number in [0, 1]; above `multiscale.UNFAMILIAR` expect colours that are far off. None where the network
             was not taught to tell.
 
         Raises:
@@ -268,7 +267,8 @@ class Colorizer:
         """
         if self._judge is None:
             return None
-        levels = square(to_gray(picture).gray, min(self._judge.side_lengths))
+        side = min(self._judge.side_lengths)
+        levels = _resize(to_gray(picture).gray, side, side)
         with torch.inference_mode():
             return float(self._judge.unfamiliarity(_unit(levels[None]).to(self.device)))
 

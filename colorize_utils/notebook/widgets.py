@@ -24,7 +24,7 @@ from colorize_utils.errors import ColorizeError
 from colorize_utils.files import atomic_write
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.batch import colorize_files
-from colorize_utils.inference.familiarity import UNFAMILIAR
+from colorize_utils.multiscale import UNFAMILIAR
 from colorize_utils.notebook.live import mount, runs_folder
 from colorize_utils.runs import DRIVE
 
