@@ -354,7 +354,7 @@ KILLED_RUN = textwrap.dedent("""
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("save_minutes", "steps"), [(0.0, 2), (60.0, 0)])  # saved at each step, or with the first best
-@pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution"])
+@pytest.mark.parametrize("name", ["gan-l1", "wgan", "distribution", "multiscale"])
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_stopped(
     splits, tmp_path, name, save_minutes, steps
 ):
