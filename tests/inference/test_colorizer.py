@@ -20,6 +20,7 @@ from colorize_utils.data.pictures import to_gray
 from colorize_utils.errors import CheckpointError, PictureError
 from colorize_utils.inference import STYLES, Colorizer
 from colorize_utils.models import DistributionUNet, MeanColour
+from colorize_utils.multiscale import MultiscaleUNet
 
 
 @pytest.fixture
@@ -422,13 +423,13 @@ class Believes(DistributionUNet):
         return logits
 
 
-@pytest.fixture
-def distributed():
+@pytest.fixture(params=["one size", "several"])
+def distributed(request):
     torch.manual_seed(0)
-    network = DistributionUNet(width=1 / 16)
+    network = DistributionUNet(1 / 16) if request.param == "one size" else MultiscaleUNet(1 / 16, sizes=(32, 64))
     with torch.no_grad():
         network.head.weight.mul_(400)  # untrained, it believes in all colours alike
-    return Colorizer(network, 32, device="cpu")
+    return Colorizer(network, 32 if request.param == "one size" else 64, device="cpu")
 
 
 def test_styles_are_the_distributions_annealed_mean_and_its_strength():
@@ -465,6 +466,7 @@ def test_a_picture_and_its_mirror_image_get_the_same_colours(distributed):
     np.testing.assert_array_equal(one, other[:, ::-1])
 
 
+@pytest.mark.parametrize("distributed", ["one size"], indirect=True)
 def test_what_is_shown_in_training_is_nearly_what_people_get(distributed, monkeypatch):
     """`MeanColour` is the safe style, not annealed, without the mirror image and the last rounding."""
     monkeypatch.setattr(palette, "TEMPERATURE", 1.0)
