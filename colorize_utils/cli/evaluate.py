@@ -39,6 +39,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from colorize_utils.metrics import format_scores, gray_baseline, mean_chroma_baseline, scoreboard
 
     if options.report:
+        from colorize_utils.evaluation.report import remembering, write_report  # and with them matplotlib
+
         options.report.mkdir(parents=True, exist_ok=True)  # fails now rather than after the scoring
     progress = not options.quiet
     models = options.models or [DEFAULT]
@@ -53,10 +55,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     require_unseen(records, splits, options.split)
     dataset = getattr(splits, options.split).sample(options.limit, options.seed)
     predictors = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
+    first, shown = colorizers[models[0]], {}
     for model, colorizer in colorizers.items():
         for style in colorizer.styles:
-            name = f"{model}, {style}" if len(colorizer.styles) > 1 else model
-            predictors[name] = colorizer.predictor(keep_luminance=not options.raw, style=style)
+            predict = colorizer.predictor(keep_luminance=not options.raw, style=style)
+            if options.report and colorizer is first:
+                predict = shown[style] = remembering(predict)
+            predictors[f"{model}, {style}" if len(colorizer.styles) > 1 else model] = predict
     scores = scoreboard(predictors, make_loader(dataset, 64), progress)
     shape = f"{options.size}×{options.size}" + ", cropped" * options.crop
     print(f"{len(dataset)} pictures of the {options.split} split at {shape}\n")
@@ -70,16 +75,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
     if options.report:
-        colorizer = colorizers[models[0]]
-        ordered = sorted(colorizer.styles, key=lambda style: style != colorizer.default_style)
-        styles = {style: colorizer.predictor(not options.raw, style) for style in ordered}
+        styles = dict(sorted(shown.items(), key=lambda style: style[0] != first.default_style))
         if len(styles) == 1:
             styles = {"generated": styles["safe"]}
-        from colorize_utils.evaluation.report import write_report  # and with it matplotlib
-
         names = species_names(options.data)
-        title = f"{colorizer.name}: {options.split} split, {shape}" + ", raw" * options.raw
-        notes = remarks({colorizer.name: records[models[0]]}, splits, options.split)
+        title = f"{first.name}: {options.split} split, {shape}" + ", raw" * options.raw
+        notes = remarks({first.name: records[models[0]]}, splits, options.split)
         paths = write_report(options.report, title, dataset, styles, names.get, options.seed, progress, notes)
         print(f"\nreport: {paths[-1]}")
     return 0

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from colorize_utils.data import PairDataset
+from colorize_utils.data import PairDataset, generator_for
 from colorize_utils.data.synthetic import synthetic_flowers
+from colorize_utils.evaluation import report
 from colorize_utils.evaluation.report import (
     NAMES,
     PictureScores,
@@ -16,6 +17,7 @@ from colorize_utils.evaluation.report import (
     failures,
     main_colour,
     pick,
+    remembering,
     score_pictures,
     species_table,
     write_report,
@@ -149,3 +151,24 @@ def test_a_page_has_examples_failures_colours_and_species(tmp_path, known):
         tmp_path / "other", "petals", dataset, {"safe": gray_baseline, "vivid": gray_baseline}, species.get, seed=4
     )
     assert other[0].read_bytes() != paths[0].read_bytes()
+
+
+def test_what_was_predicted_once_is_remembered_to_the_bit_while_there_is_room(monkeypatch):
+    asked = []
+
+    def predict(gray):
+        asked.append(len(gray))
+        return (255 * gray.expand(-1, 3, -1, -1)).round() / 255
+
+    batches = [torch.rand(4, 1, 8, 8, generator=generator_for(number)) for number in range(3)]
+    expected = [predict(gray) for gray in batches]
+    asked.clear()
+    once = remembering(predict)
+    for _ in range(2):
+        assert all(torch.equal(once(gray), colour) for gray, colour in zip(batches, expected, strict=True))
+    assert len(asked) == 3
+    monkeypatch.setattr(report, "REMEMBERED", 2 * 4 * 3 * 8 * 8 + 1)
+    once = remembering(predict)
+    for _ in range(2):
+        assert all(torch.equal(once(gray), colour) for gray, colour in zip(batches, expected, strict=True))
+    assert len(asked) == 3 + 3 + 1  # the third batch did not fit
