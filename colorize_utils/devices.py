@@ -42,6 +42,18 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device("cpu")
 
 
+@functools.cache
+def has_bf16() -> bool:
+    """Whether this machine's CPU has bf16 in hardware; elsewhere it is emulated, slower than fp32.
+
+    Returns:
+        True on x86 with AVX-512 BF16, which processors with AMX have, too, and on ARM with BF16.
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # on ARM asks for the instructions
+
+
 def choose_precision(device: torch.device) -> str:
     """The precision that is fast and safe on a device: bf16 from compute capability 8, fp16 below, fp32 without CUDA.
 

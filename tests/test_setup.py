@@ -45,7 +45,7 @@ FLOORS = [
     "models losses devices metrics",
     "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.pairs",
     "checkpoints.state checkpoints.hub plots",
-    "training inference.quantization inference.colorizer inference.batch",
+    "training inference.engine inference.quantization inference.precision inference.colorizer inference.batch",
     "evaluation.comparison evaluation.report evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
     "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.release cli.cache",

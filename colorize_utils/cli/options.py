@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 
+PRECISIONS = ("auto", "fp32", "bf16", "int8")  # inference/precision.py's: importing that would import torch
 RECIPE_HELP = {
     "epochs": "passes over the training pictures",
     "size": "training pictures are size×size",
@@ -39,6 +40,17 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--seed", type=at_least(0), default=0, help="seed of every random choice; a folder's split is none (default: 0)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of commands that predict: the precision."""
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=PRECISIONS,
+        help="fp32: exact; bf16: quicker on CPUs that have it; int8: quicker still on any CPU, nearly the same "
+        "pictures (needs the extra int8); auto (default): bf16 where it is quicker and does not show, else fp32",
+    )
 
 
 def at_least(least: int) -> Callable[[str], int]:
