@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from colorize_utils.cli.options import add_precision_option
+from colorize_utils.cli.options import add_precision_option, imports_uncollected
 
 DESCRIPTION = "Colorize gray pictures: a file, several, or whole folders."
 
@@ -58,10 +58,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not 0 <= options.strength <= 4:
         parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
 
-    from colorize_utils.checkpoints import DEFAULT
-    from colorize_utils.devices import keep_freed_memory
-    from colorize_utils.inference import Colorizer
-    from colorize_utils.inference.batch import colorize_files
+    with imports_uncollected():
+        from colorize_utils.checkpoints import DEFAULT
+        from colorize_utils.devices import keep_freed_memory
+        from colorize_utils.inference import Colorizer
+        from colorize_utils.inference.batch import colorize_files
 
     progress, model = not options.quiet, options.model or DEFAULT
     colorizer = Colorizer.from_checkpoint(model, options.device, progress, precision=options.precision)
