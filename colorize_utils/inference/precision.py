@@ -4,26 +4,32 @@ bf16 keeps float32's range and 8 bits of its precision. Processors that have it 
 time, and half as many bytes are moved.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from colorize_utils.colour import gray_levels, unit
+from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.devices import has_bf16
-from colorize_utils.models import count_parameters, predicts_distribution
+from colorize_utils.models import count_parameters, fuse_batch_norms, predicts_distribution
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 # Parameters times pixels from which `auto` takes bf16. A U-Net of an eighth of the width at 256×256, or of half the
 # width at 64×64, lies just above it; in bf16 it is 1.5 times as fast (one core with AVX-512 BF16). Far below it layers
 # are so small that bf16 gains nothing. tests/benchmarks/precision.py prints the table.
 LEAST_WORK = 3e10
+MOST_MOVED = 0.5  # levels that bf16 may move a colour by: an 8-bit one then moves by one at most
 
 
 def choose_precision(network: nn.Module, size: int, device: torch.device) -> str:
-    """The precision that `auto` stands for: bf16 where it is faster and no picture shows it, else fp32.
+    """The precision that `auto` stands for: bf16 where it is faster and does not show, else fp32.
 
-    It is faster on a CPU that has it in hardware, for a network of at least `LEAST_WORK` parameters times pixels. It
-    does not show in a predicted colour, which moves by one level of 255 at most. A predicted distribution passes
-    through an exponential: the bundled network's colours moved by up to three levels, so that distributions stay in
-    fp32. On GPUs it is fp32, too.
+    It is faster on a CPU that has it in hardware, for a network of at least `LEAST_WORK` parameters times pixels; on
+    GPUs `auto` is fp32. Whether it shows depends on the weights, and is tried (`moves_by`): rounding moves the colours
+    of one network by a tenth of a level, and those of another, whose layers subtract large numbers from each other, by
+    ten. A predicted distribution passes through an exponential, too: the bundled network's colours moved by up to three
+    levels. Distributions therefore stay in fp32.
 
     Args:
         network: The generator, gray (B, 1, H, W) → colour or a distribution over colours.
@@ -34,8 +40,28 @@ def choose_precision(network: nn.Module, size: int, device: torch.device) -> str
         "fp32" or "bf16".
     """
     is_large = count_parameters(network) * size**2 >= LEAST_WORK
-    gains = device.type == "cpu" and is_large and has_bf16()
-    return "bf16" if gains and not predicts_distribution(network) else "fp32"
+    if device.type != "cpu" or predicts_distribution(network) or not (is_large and has_bf16()):
+        return "fp32"
+    return "bf16" if moves_by(network, size) <= MOST_MOVED else "fp32"
+
+
+@torch.inference_mode()
+def moves_by(network: nn.Module, size: int) -> float:
+    """By how many levels of 255 bf16 moves a network's colours at most, on two synthetic flowers.
+
+    Args:
+        network: The generator, gray (B, 1, H, W) → colour; it stays as it is.
+        size: Its working size; the flowers are no larger than 128×128, to be quick.
+
+    Returns:
+        The largest difference from fp32; infinite where an output is NaN.
+    """
+    flowers = torch.from_numpy(synthetic_flowers(2, 64 if size < 128 else 128)).permute(0, 3, 1, 2)
+    gray = unit(gray_levels(flowers))
+    exact, quick = (fuse_batch_norms(network).cpu().to(memory_format=torch.channels_last) for _ in range(2))
+    difference = exact(gray) - convolve_in_bf16(quick)(gray)
+    moved = 255 * difference.abs().max().item()
+    return moved if math.isfinite(moved) else math.inf
 
 
 def convolve_in_bf16(network: nn.Module) -> nn.Module:

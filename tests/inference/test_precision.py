@@ -7,11 +7,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from colorize_utils import devices
 from colorize_utils.cli import options
+from colorize_utils.devices import has_bf16
 from colorize_utils.errors import DeviceError
 from colorize_utils.inference import Colorizer, precision
-from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16
+from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16, moves_by
 from colorize_utils.models import DistributionUNet, LuminanceKept, MeanColour, UNet, WGANUNet, fuse_batch_norms
 
 CPU = torch.device("cpu")
@@ -40,7 +40,9 @@ def hardware(monkeypatch):
     return lambda there: monkeypatch.setattr(precision, "has_bf16", lambda: there)
 
 
-@pytest.mark.parametrize("network", [nn.Conv2d(1, 3, 3, bias=False), LuminanceKept(nn.Conv2d(1, 3, 3, bias=False))])
+@pytest.mark.parametrize(
+    "network", [nn.Conv2d(1, 3, 3, padding=1, bias=False), LuminanceKept(nn.Conv2d(1, 3, 3, padding=1, bias=False))]
+)
 def test_auto_is_bf16_from_so_much_work_on(network, hardware, monkeypatch):
     """27 parameters at 10×10 pixels: on either side of the rule."""
     hardware(True)
@@ -66,8 +68,9 @@ def test_auto_is_fp32_for_a_distribution_of_any_size(hardware, monkeypatch):
         assert Colorizer(network, 32, device="cpu").precision == "fp32"
 
 
-def test_the_submissions_networks_gain_and_a_lessons_do_not(hardware):
+def test_the_submissions_networks_gain_and_a_lessons_do_not(hardware, monkeypatch):
     hardware(True)
+    monkeypatch.setattr(precision, "moves_by", lambda *_: 0.0)
     with torch.device("meta"):
         large, small = UNet(1.0), UNet(0.25)
     assert choose_precision(large, 256, CPU) == "bf16"
@@ -81,9 +84,9 @@ def test_the_processor_is_asked(machine, there, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: asked == "x86" and there)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: asked == "arm" and there, raising=False)
-    devices.has_bf16.cache_clear()
-    assert devices.has_bf16() == there
-    devices.has_bf16.cache_clear()
+    has_bf16.cache_clear()
+    assert has_bf16() == there
+    has_bf16.cache_clear()
 
 
 def test_the_command_line_has_every_precision():
@@ -99,6 +102,35 @@ def test_a_precision_that_is_none_and_a_device_that_cannot(tiny_unet):
     with pytest.raises(DeviceError, match="bf16 computes on cpu or cuda, not on meta"):
         Colorizer(tiny_unet, 32, device="meta", precision="bf16")
     assert Colorizer(tiny_unet, 32, device="meta").precision == "fp32"
+
+
+@pytest.mark.parametrize(("moved", "expected"), [(0.5, "bf16"), (0.51, "fp32"), (float("inf"), "fp32")])
+def test_auto_is_bf16_where_a_trial_does_not_show_it(hardware, monkeypatch, tiny_unet, moved, expected):
+    hardware(True)
+    monkeypatch.setattr(precision, "LEAST_WORK", 0)
+    monkeypatch.setattr(precision, "moves_by", lambda network, size: moved)
+    assert choose_precision(tiny_unet, 64, CPU) == expected
+
+
+class Scaled(nn.Module):
+    """Two 1×1 convolutions, the first in bf16: a weight that 8 bits may not hold, times 1."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 3, 1, bias=False)
+        nn.init.constant_(self.first.weight, weight)
+        nn.init.ones_(self.last.weight)
+
+    def forward(self, gray):
+        return self.last(self.first(torch.ones_like(gray)))
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_trial_measures_in_levels(size):
+    """In bf16 1 + 2⁻⁹ is 1: the difference is 255/512 of a level. NaN counts as any difference."""
+    assert moves_by(Scaled(1 + 2**-9), size) == pytest.approx(255 / 512)
+    assert moves_by(Scaled(1.0), size) == 0
+    assert moves_by(Scaled(float("nan")), size) == float("inf")
 
 
 # ---------------------------------------------------------------- what comes of it
@@ -140,7 +172,7 @@ def test_bf16_keeps_luminance(tiny_unet):
 
 @pytest.mark.slow
 def test_bf16_of_the_full_width_moves_no_pixel_by_more_than_one_level():
-    """Colours as strong as a photograph's: the last layer is scaled until their chroma spreads over 0.1."""
+    """Of a network that `auto` takes bf16 for, with random weights; its last layer is scaled until chroma spreads."""
     torch.manual_seed(0)
     network = trained(UNet(1.0))
     photographs = [Image.fromarray(colour).convert("L") for colour in load_sample_images().images]
@@ -150,6 +182,7 @@ def test_bf16_of_the_full_width_moves_no_pixel_by_more_than_one_level():
         output = network(torch.from_numpy(small)[None, None])
         network.conv_last.weight *= 0.1 / (output - output.mean(dim=1, keepdim=True)).std()
     exact, quick = (Colorizer(network, 256, device="cpu", precision=name) for name in ("fp32", "bf16"))
+    assert moves_by(network, 256) <= precision.MOST_MOVED
     for photograph in photographs:
         error = np.abs(levels(exact, photograph) - levels(quick, photograph))
         assert 0 < error.max() <= 1
