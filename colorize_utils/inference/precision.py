@@ -6,11 +6,13 @@ time, and half as many bytes are moved.
 
 import math
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from colorize_utils.colour import gray_levels, unit
-from colorize_utils.data.synthetic import synthetic_flowers
+from colorize_utils.colour import unit
+from colorize_utils.data import sample_photograph
 from colorize_utils.devices import has_bf16
 from colorize_utils.models import count_parameters, fuse_batch_norms, predicts_distribution
 
@@ -47,17 +49,18 @@ def choose_precision(network: nn.Module, size: int, device: torch.device) -> str
 
 @torch.inference_mode()
 def moves_by(network: nn.Module, size: int) -> float:
-    """By how many levels of 255 bf16 moves a network's colours at most, on two synthetic flowers.
+    """By how many levels of 255 bf16 moves a network's colours at most, on the sample photograph.
 
     Args:
         network: The generator, gray (B, 1, H, W) → colour; it stays as it is.
-        size: Its working size; the flowers are no larger than 128×128, to be quick.
+        size: Its working size; the photograph is no larger than 128×128, to be quick.
 
     Returns:
         The largest difference from fp32; infinite where an output is NaN.
     """
-    flowers = torch.from_numpy(synthetic_flowers(2, 64 if size < 128 else 128)).permute(0, 3, 1, 2)
-    gray = unit(gray_levels(flowers))
+    side = 64 if size < 128 else 128
+    photograph = sample_photograph().resize((side, side), Image.Resampling.BILINEAR)
+    gray = unit(torch.from_numpy(np.array(photograph)))[None, None]
     exact, quick = (fuse_batch_norms(network).cpu().to(memory_format=torch.channels_last) for _ in range(2))
     difference = exact(gray) - convolve_in_bf16(quick)(gray)
     moved = 255 * difference.abs().max().item()
@@ -65,7 +68,10 @@ def moves_by(network: nn.Module, size: int) -> float:
 
 
 def convolve_in_bf16(network: nn.Module) -> nn.Module:
-    """Makes a network compute in bf16, all but its last convolution, whose result is the colour.
+    """Makes a network compute in bf16, all but its first convolution and its last.
+
+    The first takes gray, whose 256 levels bf16 does not tell apart; what the last gives is the colour. They take little
+    time, and in fp32 they bring the pictures of trained networks 1 to 3 dB nearer.
 
     The weights are rounded once, here. A convolution takes its input in the type of its weights, and what lies between
     two convolutions is computed in the type that comes to it. Input and output stay float32.
@@ -77,7 +83,7 @@ def convolve_in_bf16(network: nn.Module) -> nn.Module:
         The same network.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    for layer in layers[:-1]:
+    for layer in layers[1:-1]:
         layer.to(torch.bfloat16)
     for layer in layers:
         layer.register_forward_pre_hook(_in_type_of_weights)

@@ -113,16 +113,16 @@ def test_auto_is_bf16_where_a_trial_does_not_show_it(hardware, monkeypatch, tiny
 
 
 class Scaled(nn.Module):
-    """Two 1×1 convolutions, the first in bf16: a weight that 8 bits may not hold, times 1."""
+    """Three 1×1 convolutions, of which the second is computed in bf16: 1 times a weight that 8 bits may not hold."""
 
     def __init__(self, weight):
         super().__init__()
-        self.first, self.last = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 3, 1, bias=False)
-        nn.init.constant_(self.first.weight, weight)
-        nn.init.ones_(self.last.weight)
+        self.layers = nn.Sequential(*(nn.Conv2d(1, 1, 1, bias=False) for _ in range(3)))
+        for layer, value in zip(self.layers, (1.0, weight, 1.0), strict=True):
+            nn.init.constant_(layer.weight, value)
 
     def forward(self, gray):
-        return self.last(self.first(torch.ones_like(gray)))
+        return self.layers(torch.ones_like(gray))
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -159,7 +159,7 @@ def test_bf16_convolves_in_it_and_answers_in_float32(network):
     error = (output - expected).abs().max()
     assert 0 < error < 0.02 * (expected.max() - expected.min()) + 0.02
     weights = [layer.weight.dtype for layer in ready.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    assert set(weights[:-1]) == {torch.bfloat16} and weights[-1] == torch.float32
+    assert set(weights[1:-1]) == {torch.bfloat16} and weights[0] == weights[-1] == torch.float32
     assert all(value.dtype == torch.float32 for value in network.parameters())  # the network itself is as it was
     assert torch.equal(exact(gray), expected)
 
