@@ -47,7 +47,12 @@ def test_training(run):
     for recipe in ("gan-l1", "wgan"):
         assert results[recipe]["losses"] < 1e-4
         assert results[recipe]["gradients"] < 1e-3
-        assert set(results[recipe]["seconds"]) == {"literal step", "Trainer.step", "limit"}
+        assert set(results[recipe]["seconds"]) == {
+            "literal step",
+            "Trainer.step, fp32",
+            "Trainer.step, bf16",
+            "limit in fp32",
+        }
 
 
 @pytest.mark.slow
