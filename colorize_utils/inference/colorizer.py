@@ -82,9 +82,9 @@ class Colorizer:
         name: How tables, errors and marks call it.
         device: Where it computes; by default the fastest device there is, for int8 the CPU.
         precision: "fp32" is exact. "bf16" is faster on CPUs that have it in hardware (on others it is emulated, slowly)
-            and on CUDA; its pictures differ from the exact ones by a level of 255 here and there. "int8" computes in
-            8-bit integers, on the CPU: several times faster, nearly the same pictures. "auto" takes bf16 where that is
-            faster and does not show, else fp32 (`precision.choose_precision`).
+            and on CUDA; its colours differ from the exact ones by a level of 255 or, depending on the weights, several.
+            "int8" computes in 8-bit integers, on the CPU: several times faster, nearly the same pictures. "auto" takes
+            bf16 where that is faster and a trial does not show it, else fp32 (`precision.choose_precision`).
         checkpoint: The SHA-256 of the file that the network is from, for `mark`; "" where it is from none.
 
     Attributes:
