@@ -153,7 +153,8 @@ class Trainer:
         compiled: bool = False,
     ):
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
-        self.precision, self.asked_precision = Precision(device, precision), precision
+        self.precision = Precision(device, precision, has_discriminator=recipe.adversary == "discriminator")
+        self.asked_precision = precision
         self.generator = build_generator(
             recipe.generator, recipe.width, recipe.bounded, recipe.dropout, recipe.working_sizes
         ).to(device)
@@ -197,8 +198,11 @@ class Trainer:
         self.epoch_seconds = 0.0
 
     def _lay_out(self) -> None:
-        """Channels-last: the layout of a GPU's tensor cores, and of a CPU's in bf16; in fp32 a CPU gains nothing."""
-        if self.device.type == "cuda" or self.precision.name == "bf16":
+        """Channels-last: the layout of a GPU's tensor cores.
+
+        On a CPU it makes a step of `MultiscaleUNet` in bf16 1.2 to 1.8 times as fast; a GAN's gains nothing by it.
+        """
+        if self.device.type == "cuda" or (self.precision.name == "bf16" and self.discriminator is None):
             for network in self.networks.values():
                 network.to(memory_format=torch.channels_last)
 
@@ -573,8 +577,8 @@ def train(
             rate may have changed, and without decay the number of epochs; any other change of recipe, seed or pictures
             is refused.
         device: Where to train, by default the fastest device that there is (`devices.choose_device`).
-        precision: One by name, or "auto": bf16 from compute capability 8, fp16 with loss scaling below, fp32 without
-            CUDA; a run that is resumed keeps its precision.
+        precision: One by name, or "auto": bf16 or fp16 on CUDA, bf16 for a GAN on a CPU that has it in hardware, else
+            fp32 (`devices.choose_precision`); a run that is resumed keeps its precision.
         seed: What every random choice follows from.
         save_minutes: How much work a killed run may lose at most; the state is also saved at the end of the first and
             of the last epoch. To a folder on a mounted Drive, what has changed is copied at a limited rate, because

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from colorize_utils import checkpoints
+from colorize_utils import checkpoints, devices
 from colorize_utils.data import load_splits
+from colorize_utils.inference import precision
 from colorize_utils.models import UNet
 
 # Two, as a CI machine has; one where that is asked for, because beside other work threads that wait for others crawl.
@@ -33,6 +34,13 @@ def loopback_only(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def no_bf16(monkeypatch):
+    """So that `auto` is fp32 on every machine that tests; those of bf16 ask for it."""
+    for module in (devices, precision):
+        monkeypatch.setattr(module, "has_bf16", lambda: False)
 
 
 @pytest.fixture(scope="session")

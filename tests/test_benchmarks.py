@@ -31,9 +31,13 @@ def run(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_inference(run):
     results = run("inference")
-    assert results["differences"]["Colorizer"] < 1e-4
-    assert results["int8_psnr"] > 40
-    assert set(results["seconds"]) == {"literal cell", "Colorizer", "Colorizer(int8=True)", "limit"}
+    assert results["precisions"]["Colorizer, fp32"]["difference"] < 1e-4
+    assert results["precisions"]["Colorizer, bf16"]["levels"] <= 1
+    colorizers = {f"Colorizer, {name}" for name in ("auto", "fp32", "bf16", "int8")}
+    assert set(results["seconds"]) == {"literal cell", *colorizers, "limit in fp32"}
+    bundled = results["bundled"]["precisions"]
+    assert bundled["auto"]["computed"] == "fp32" and bundled["auto"]["levels"] == 0
+    assert bundled["int8"]["psnr"] > 40
     assert len(results["from_the_start"]) == 4
 
 
@@ -43,7 +47,19 @@ def test_training(run):
     for recipe in ("gan-l1", "wgan"):
         assert results[recipe]["losses"] < 1e-4
         assert results[recipe]["gradients"] < 1e-3
-        assert set(results[recipe]["seconds"]) == {"literal step", "Trainer.step", "limit"}
+        assert set(results[recipe]["seconds"]) == {
+            "literal step",
+            "Trainer.step, fp32",
+            "Trainer.step, bf16",
+            "limit in fp32",
+        }
+
+
+@pytest.mark.slow
+def test_precision(run):
+    results = run("precision")
+    assert len(results["rows"]) == 2
+    assert all(row["fp32"] > 0 and row["bf16"] > 0 for row in results["rows"])
 
 
 @pytest.mark.slow

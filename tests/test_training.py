@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from colorize_utils import checkpoints, losses, training
+from colorize_utils import checkpoints, devices, losses, training
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.data import generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
@@ -348,7 +348,8 @@ KILLED_RUN = textwrap.dedent("""
         return step(self, *arguments)
 
     Trainer.step = counting
-    train(recipe, splits, folder, device="cpu", progress=False, save_minutes=save_minutes)
+    # In fp32, as the test's own process: `auto` depends on the machine.
+    train(recipe, splits, folder, device="cpu", precision="fp32", progress=False, save_minutes=save_minutes)
 """)
 
 
@@ -772,7 +773,10 @@ def test_device_and_precision_are_chosen_by_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device() == CPU
 
-    assert choose_precision(CPU) == "fp32"
+    for there, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(devices, "has_bf16", lambda t=there: t)
+        assert choose_precision(CPU, has_discriminator=True) == expected
+        assert choose_precision(CPU) == choose_precision(torch.device("mps"), has_discriminator=True) == "fp32"
     for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
         assert choose_precision(torch.device("cuda")) == expected
@@ -799,6 +803,13 @@ def test_a_step_that_fp16_scaling_leaves_out_changes_nothing_but_the_scale():
     again = Precision(CPU, "fp16")
     again.load_state_dict(precision.state_dict())
     assert again.scaler("generator").get_scale() == scale / 2
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_run_beside_a_discriminator_takes_the_cpus_bf16(splits, monkeypatch, name):
+    monkeypatch.setattr(devices, "has_bf16", lambda: True)
+    expected = "bf16" if RECIPES[name].adversary == "discriminator" else "fp32"
+    assert Trainer(tiny(RECIPES[name]), splits, CPU).precision.name == expected
 
 
 @pytest.mark.parametrize("name", ["gan-l1", "wgan"])

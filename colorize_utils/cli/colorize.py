@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from colorize_utils.cli.options import add_precision_option, imports_uncollected
+
 MOST_NAMED = 10  # pictures that a note names
 DESCRIPTION = "Colorize gray pictures: a file, several, or whole folders."
 
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    parser.add_argument("--int8", action="store_true", help="8-bit arithmetic: quicker on a CPU (needs the extra int8)")
+    add_precision_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, no names of written files")
 
 
@@ -57,13 +59,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not 0 <= options.strength <= 4:
         parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
 
-    from colorize_utils.checkpoints import DEFAULT
-    from colorize_utils.devices import keep_freed_memory
-    from colorize_utils.inference import Colorizer
-    from colorize_utils.inference.batch import colorize_files
+    with imports_uncollected():
+        from colorize_utils.checkpoints import DEFAULT
+        from colorize_utils.devices import keep_freed_memory
+        from colorize_utils.inference import Colorizer
+        from colorize_utils.inference.batch import colorize_files
 
-    progress = not options.quiet
-    colorizer = Colorizer.from_checkpoint(options.model or DEFAULT, options.device, progress, int8=options.int8)
+    progress, model = not options.quiet, options.model or DEFAULT
+    colorizer = Colorizer.from_checkpoint(model, options.device, progress, precision=options.precision)
     if colorizer.device.type == "cpu":
         keep_freed_memory()
     if options.style not in (None, *colorizer.styles):

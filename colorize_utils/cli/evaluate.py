@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from colorize_utils.cli.options import add_data_options, at_least
+from colorize_utils.cli.options import add_data_options, add_precision_option, at_least
 
 DESCRIPTION = "Score checkpoints, used as people use them, and the baselines on the same pictures."
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=at_least(1), help="score LIMIT pictures alone, chosen by --seed")
     parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
     parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
-    parser.add_argument("--int8", action="store_true", help="8-bit arithmetic: quicker on a CPU (needs the extra int8)")
+    add_precision_option(parser)
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
     parser.add_argument(
         "--report",
@@ -44,9 +44,8 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         options.report.mkdir(parents=True, exist_ok=True)  # fails now rather than after the scoring
     progress = not options.quiet
     models = options.models or [DEFAULT]
-    colorizers = {
-        model: Colorizer.from_checkpoint(model, options.device, progress, int8=options.int8) for model in models
-    }
+    where = options.device, progress
+    colorizers = {model: Colorizer.from_checkpoint(model, *where, precision=options.precision) for model in models}
     if any(colorizer.device.type == "cpu" for colorizer in colorizers.values()):
         keep_freed_memory()
     records = {model: read_record(model) for model in models}

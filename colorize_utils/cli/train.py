@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default="auto",
         choices=("auto", "fp32", "bf16", "fp16"),
-        help="default: auto, by the device; a run that is resumed keeps its own",
+        help="default: auto, by device and recipe; a run that is resumed keeps its own",
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks: for long runs on a GPU")
     parser.add_argument("--save-minutes", type=float, default=5.0, help="minutes between saves (default: 5)")

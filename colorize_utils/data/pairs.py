@@ -18,6 +18,7 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -500,6 +501,6 @@ def sample_photograph() -> Image.Image:
     Source:
         CC BY 2.0, flickr.com/photos/vultilion/6056698931; scikit-learn carries the file and its licence.
     """
-    from sklearn.datasets import load_sample_image
-
-    return Image.fromarray(load_sample_image("flower.jpg")).convert("L")
+    package = find_spec("sklearn")  # looked for, not imported: with scipy, that would take longer than colorizing
+    assert package is not None and package.origin is not None  # it is required
+    return Image.open(Path(package.origin).parent / "datasets" / "images" / "flower.jpg").convert("L")

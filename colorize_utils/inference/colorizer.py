@@ -25,7 +25,7 @@ from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import PictureLike, to_gray
 from colorize_utils.devices import choose_device
 from colorize_utils.errors import CheckpointError, DeviceError
-from colorize_utils.inference.quantization import Int8Network
+from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
 from colorize_utils.multiscale import AveragedDistribution, MultiscaleUNet
 
@@ -35,6 +35,7 @@ STYLES = tuple(_STYLES)
 # The calmer style suits people and things, which the bundled network was not trained on; on flowers it is a matter of
 # taste.
 DEFAULT_STYLE = "safe"
+_DEVICES = {"int8": ("cpu",), "bf16": ("cpu", "cuda")}  # that can compute in it; fp32 all can
 _MOST = 1e6  # largest magnitude of an output that merging in float32 can take
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory that a large photograph takes, and fits the CPU's cache
 
@@ -80,16 +81,20 @@ class Colorizer:
             it is copied to `device`, its batch norms fused.
         size: Its working size, pixels a side of a square; pictures of other aspects get the same area.
         name: How tables, errors and marks call it.
-        device: Where it computes; by default the fastest device there is, for `int8` the CPU.
-        int8: Computes in 8-bit integers, on the CPU: several times faster, nearly the same pictures.
-        compiled: Compiles the network at its first pictures, which takes half a minute or more.
+        device: Where it computes; by default the fastest device there is, for int8 the CPU.
+        precision: "fp32" is exact. "bf16" is faster on CPUs that have it in hardware (on others it is emulated, slowly)
+            and on CUDA; its colours differ from the exact ones by a level of 255 or, depending on the weights, several.
+            "int8" computes in 8-bit integers, on the CPU: several times faster, nearly the same pictures. "auto" takes
+            bf16 where that is faster and a trial does not show it, else fp32 (`precision.choose_precision`).
         checkpoint: The SHA-256 of the file that the network is from, for `mark`; "" where it is from none.
 
     Attributes:
         has_distribution: Whether the network predicts a distribution over colours.
+        precision: The precision in use: "fp32", "bf16" or "int8".
 
     Raises:
-        DeviceError: The device is not there, or int8 cannot be used.
+        ValueError: `precision` is none of `precision.PRECISIONS`.
+        DeviceError: The device is not there, or the precision cannot be used on it.
     """
 
     def __init__(
@@ -99,43 +104,46 @@ class Colorizer:
         name: str = "colorizer",
         device: str | torch.device | None = None,
         *,
-        int8: bool = False,
-        compiled: bool = False,
+        precision: str = "auto",
         checkpoint: str = "",
     ):
-        self.device = torch.device("cpu") if int8 and device is None else choose_device(device)
-        if int8 and self.device.type != "cpu":
-            raise DeviceError(f"int8 computes on the CPU, not on {self.device}; leave out one of the two")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.device = torch.device("cpu") if precision == "int8" and device is None else choose_device(device)
+        if self.device.type not in _DEVICES.get(precision, (self.device.type,)):
+            able = " or ".join(_DEVICES[precision])
+            raise DeviceError(f"{precision} computes on {able}, not on {self.device}; leave out one of the two")
         if isinstance(network, MeanColour):
             network = network.generator  # its distribution; the mean colour is the style "safe"
         self.has_distribution = predicts_distribution(network)
         self._judge: MultiscaleUNet | None = None
         if isinstance(network, MultiscaleUNet) and network.knows_what_it_knows:
             self._judge = network.at(min(network.side_lengths)).to(self.device)
+        self.precision = choose_precision(network, size, self.device) if precision == "auto" else precision
         self.network: Callable[..., Tensor]
         # Channels-last saves the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
         layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
 
         def prepare(network: nn.Module, size: int) -> nn.Module:
-            if int8:
+            if self.precision == "int8":
+                from colorize_utils.inference.quantization import Int8Network  # and with it what it calibrates with
+
                 return Int8Network(network, size)
-            return fuse_batch_norms(network).to(self.device).to(memory_format=layout)
+            ready = fuse_batch_norms(network)
+            if self.precision == "bf16":
+                ready = convolve_in_bf16(ready)
+            return ready.to(self.device).to(memory_format=layout)
 
         if self.has_distribution:
             self.network = AveragedDistribution(network, size, prepare)
         else:
             self.network = prepare(network, size)
-        if compiled and not int8:
-            # Freezing makes the weights constants, whose layout in memory the compiler may choose.
-            options: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True}
-            self.network = torch.compile(self.network, options=options if self.device.type == "cpu" else None)
         self.size = size
         self.name = name
         self.checkpoint = checkpoint
         self._turn = threading.Lock()
         self._sharing = 0  # blocks of `shared_by` that are open
-        # ONNX Runtime has threads of its own; a compiled network would be compiled again for another number of threads.
-        self._can_be_shared = self.device.type == "cpu" and not (int8 or compiled)
+        self._can_be_shared = self.device.type == "cpu" and self.precision != "int8"  # whose engine has its own threads
 
     @classmethod
     def from_checkpoint(
@@ -150,16 +158,16 @@ class Colorizer:
         Args:
             name_or_path: A name of the registry (checkpoints/hub.py), a link or a file; by default the bundled
                 checkpoint.
-            device: Where it computes; by default the fastest device there is, for `int8` the CPU.
+            device: Where it computes; by default the fastest device there is, for int8 the CPU.
             progress: Shows the progress of a download.
-            **how: Goes to `Colorizer`: `int8`, `compiled`.
+            **how: Goes to `Colorizer`: `precision`.
 
         Returns:
             The colorizer, with the checkpoint's working size and name.
 
         Raises:
             CheckpointError: The checkpoint cannot be fetched or read.
-            DeviceError: The device is not there, or int8 cannot be used.
+            DeviceError: The device is not there, or the precision cannot be used on it.
         """
         loaded = load_generator(name_or_path, progress=progress)
         return cls(loaded.predictor, loaded.size, loaded.name, device, checkpoint=loaded.sha256, **how)
@@ -168,7 +176,7 @@ class Colorizer:
     def shared_by(self, workers: int) -> Iterator[None]:
         """Gives each of several threads that colorize within the block its share of the CPU's cores.
 
-        The threads then do not wait for one another. On a GPU, in int8 and compiled they take turns as usual.
+        The threads then do not wait for one another. On a GPU and in int8 they take turns as usual.
 
         A folder takes about a sixth less time, with the bundled network as with a U-Net of full width at 256×256 (two
         cores), because cores do not wait for each other at the end of each layer. As many pictures are in memory at

@@ -2,9 +2,6 @@
 
 import contextlib
 import hashlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +15,8 @@ from colorize_utils.colour import gray_levels, unit
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import DeviceError
 from colorize_utils.files import atomic_write, cache_folder
-from colorize_utils.models import POOLINGS, fuse_batch_norms
+from colorize_utils.inference.engine import export_onnx, require_packages, silence
+from colorize_utils.models import fuse_batch_norms
 
 FORMAT = 1  # part of every file's name in the cache: raise it when what is written changes
 # Pixels to calibrate with: 64 pictures of 64×64, and fewer larger ones, because all activations are held at once.
@@ -50,14 +48,9 @@ class Int8Network(nn.Module):
 
     def __init__(self, network: nn.Module, size: int):
         super().__init__()
-        try:
-            import onnx  # noqa: F401
-            import onnxruntime
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise DeviceError(
-                f"int8 needs the package {error.name}; pip install onnx onnxruntime onnxscript, or go on without int8"
-            ) from error
+        require_packages("int8", "onnxruntime")
+        import onnxruntime
+
         network = fuse_batch_norms(network).cpu()
         path = cache_folder() / "int8" / f"{_digest(network, size)}.onnx"
         if not path.is_file():
@@ -88,6 +81,7 @@ def _digest(network: nn.Module, size: int) -> str:
 
 def _quantize(network: nn.Module, size: int, path: Path) -> None:
     """Quantizes a network whose batch norms are fused, and writes it to `path` as ONNX."""
+    require_packages("int8", "onnx", "onnxscript")
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
@@ -98,23 +92,9 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(({"gray": picture} for picture in self.pictures), None)
 
-    multiple = 2**POOLINGS
-    shape = {0: torch.export.Dim("pictures", max=1024)}
-    shape |= {axis: multiple * torch.export.Dim(name, max=1024) for axis, name in ((2, "rows"), (3, "columns"))}
-    example = torch.rand(2, 1, 2 * multiple, 3 * multiple)
-    with TemporaryDirectory() as folder, _silence(), _sessions_with_torchs_threads():
+    with TemporaryDirectory() as folder, silence(), _sessions_with_torchs_threads():
         exact = Path(folder) / "exact.onnx"
-        torch.onnx.export(
-            network,
-            (example,),
-            exact,
-            input_names=["gray"],
-            output_names=["colour"],
-            dynamic_shapes=[shape],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        export_onnx(network, exact)
         convolutions = [node.name for node in onnx.load(exact).graph.node if node.op_type.startswith("Conv")]
         quantize_static(
             exact,
@@ -129,19 +109,6 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": PERCENTILE},
         )
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Silences the exporter and the quantizer, which print, warn and log about their own workings."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 @contextlib.contextmanager

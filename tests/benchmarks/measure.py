@@ -3,7 +3,7 @@
 import argparse
 import json
 import multiprocessing
-import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from colorize_utils.devices import usable_cores
 
 
 def options(description: str, **more) -> argparse.Namespace:
@@ -142,8 +144,21 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         print("| " + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
 
 
+def instruction_sets() -> list[str]:
+    """What speeds up networks on this CPU, as Linux names it; elsewhere what PyTorch names."""
+    known = r"avx2|avx512f|avx512_vnni|avx512_bf16|avx512_fp16|avx_vnni|amx_tile|amx_int8|amx_bf16|asimd|i8mm|bf16|sve"
+    try:
+        flags = re.search(r"^(flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        flags = None
+    found = [] if flags is None else [flag for flag in flags[2].split() if re.fullmatch(known, flag)]
+    return found or [torch.backends.cpu.get_cpu_capability()]
+
+
 def describe(machine: Mapping[str, float], device: str = "cpu") -> dict[str, object]:
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    cores = f"{usable_cores()} CPU cores ({' '.join(instruction_sets())}; PyTorch uses "
+    cores += f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+    name = torch.cuda.get_device_name() if device == "cuda" else cores
     print(
         f"{name}, torch {torch.__version__}: matrix product {machine['matrix_product'] / 1e9:,.0f} GFLOP/s, "
         f"convolution {machine['convolution'] / 1e9:,.0f} GFLOP/s, copy {machine['copy'] / 1e9:,.0f} GB/s"

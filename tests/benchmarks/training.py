@@ -15,7 +15,7 @@ import measure
 import torch
 
 from colorize_utils.data import Splits, generator_for, load_splits
-from colorize_utils.devices import keep_freed_memory
+from colorize_utils.devices import choose_precision, keep_freed_memory
 from colorize_utils.recipes import GAN_L1, WGAN_GP, Recipe
 from colorize_utils.training import Trainer
 
@@ -58,15 +58,15 @@ def literal_step(recipe: Recipe) -> Callable[[], object]:
     return lambda: model.step(real, gray, generator_for(0))
 
 
-def trainers_step(recipe: Recipe) -> Callable[[], object]:
+def trainers_step(recipe: Recipe, precision: str) -> Callable[[], object]:
     keep_freed_memory()  # as `train` does
     splits = pictures(recipe)
-    trainer, (real, gray) = Trainer(recipe, splits, torch.device("cpu")), splits.train[:BATCH]
+    trainer, (real, gray) = Trainer(recipe, splits, torch.device("cpu"), precision), splits.train[:BATCH]
     return lambda: trainer.step(real, gray, generator_for(0))
 
 
 def differences(recipe: Recipe) -> tuple[float, float]:
-    """How losses and gradients of one step differ, each step from the literal side's state; medians of `COMPARED`.
+    """How losses and gradients of one fp32 step differ, each step from the literal side's state; `COMPARED`'s medians.
 
     Medians, because rounding may turn the sign of a gradient near 0, and Adam's first steps are ±α whatever the
     gradient's size: what follows such a step in the same turn differs more. For the same reason a critic is compared
@@ -74,7 +74,7 @@ def differences(recipe: Recipe) -> tuple[float, float]:
     """
     recipe = replace(recipe, n_critic=1)
     splits, theirs = pictures(recipe), literal_model(recipe)
-    trainer, (real, gray) = Trainer(recipe, splits, torch.device("cpu")), splits.train[:BATCH]
+    trainer, (real, gray) = Trainer(recipe, splits, torch.device("cpu"), "fp32"), splits.train[:BATCH]
     losses, relative = [], []
     for number in range(COMPARED):
         same_state(trainer, theirs)
@@ -89,12 +89,14 @@ def differences(recipe: Recipe) -> tuple[float, float]:
 
 def compare(recipe: Recipe, options, machine: dict) -> dict:
     losses, relative = differences(recipe)
-    sides = {"literal step": (literal_step, (recipe,)), "Trainer.step": (trainers_step, (recipe,))}
+    sides = {"literal step": (literal_step, (recipe,))}
+    sides |= {f"Trainer.step, {name}": (trainers_step, (recipe, name)) for name in ("fp32", "bf16")}
     medians = measure.alternate(sides, options.rounds, options.toy)
-    medians["limit"] = measure.limit(trainers_step(recipe), machine)
+    medians["limit in fp32"] = measure.limit(trainers_step(recipe, "fp32"), machine)
     title = f"{recipe.name}, {recipe.size}×{recipe.size}, batch {BATCH}, width {recipe.width:g}"
     rows = [(name, value, medians["literal step"] / value) for name, value in medians.items()]
     measure.table(title, ("", "seconds", "× literal"), rows)
+    print(f"\nauto trains in {choose_precision(torch.device('cpu'), recipe.adversary == 'discriminator')}")
     print(f"\nlosses differ by {losses:.1e}, gradients by {relative:.1e} of their norm (medians of {COMPARED} steps)")
     return {"seconds": medians, "losses": losses, "gradients": relative}
 

@@ -338,7 +338,7 @@ def test_results_are_told_in_the_order_of_the_pictures(model, capsys):
 @pytest.mark.slow
 def test_int8_is_nearly_the_same(model):
     write("a.png", (64, 64))
-    assert run("a.png", "-o", "exact.png", *model) == run("a.png", "-o", "int8.png", "--int8", *model) == 0
+    assert run("a.png", "-o", "exact.png", *model) == run("a.png", "-o", "int8.png", "--precision", "int8", *model) == 0
     exact, quick = (np.asarray(Image.open(name)).astype(float) for name in ("exact.png", "int8.png"))
     assert 0 < np.abs(exact - quick).mean() < 3
 
@@ -353,10 +353,10 @@ def test_train_passes_on_that_networks_are_compiled(monkeypatch):
 
 @pytest.mark.slow
 def test_evaluate_scores_int8(model, capsys):
-    arguments = ["evaluate", model[1], "--data", "generated", "--count", "20", "--size", "32", "--quiet", "--int8"]
-    assert run(*arguments) == 0
+    arguments = ["evaluate", model[1], "--data", "generated", "--count", "20", "--size", "32", "--quiet"]
+    assert run(*arguments, "--precision", "int8") == 0
     scored = capsys.readouterr().out
-    assert run(*arguments[:-1]) == 0
+    assert run(*arguments) == 0
     assert "tiny.safetensors" in scored
     columns = [text.splitlines()[-1].split("|")[2:-2] for text in (scored, capsys.readouterr().out)]
     assert columns[0] != columns[1]

@@ -50,18 +50,6 @@ def test_fusing_batch_norms_changes_nothing_but_rounding(network):
     assert torch.equal(network(gray), expected)
 
 
-def test_a_compiled_colorizer_paints_the_same(tiny_unet, monkeypatch):
-    """With the compiler's front end alone: its back end would take half a minute."""
-    compile_network, asked = torch.compile, []
-    monkeypatch.setattr(
-        torch, "compile", lambda network, options: asked.append(options) or compile_network(network, backend="eager")
-    )
-    levels = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
-    plain, compiled = (Colorizer(tiny_unet, 32, device="cpu", compiled=on).colorize(levels) for on in (False, True))
-    np.testing.assert_array_equal(np.asarray(plain), np.asarray(compiled))
-    assert asked == [{"freezing": True}]
-
-
 class Meeting(nn.Module):
     """A network that notes how many pictures are in it at once, and how many threads each has.
 
@@ -168,16 +156,6 @@ def test_folders_that_overlap_leave_the_number_of_threads_as_it_was(four_threads
         assert colorizer.network.most == 1  # in turn again
 
 
-def test_a_compiled_network_is_not_shared(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda network, options: network)
-    network, threads = Meeting(patience=0.05), torch.get_num_threads()
-    colorizer = Colorizer(network, 32, device="cpu", compiled=True)
-    with colorizer.shared_by(2):
-        colorize_in_threads(colorizer, 3)
-    assert network.most == 1
-    assert network.threads == {threads}
-
-
 def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
     network, threads = Meeting(patience=0.05), torch.get_num_threads()
     colorizer = Colorizer(network, 32, device="cpu")
@@ -198,7 +176,7 @@ def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
 @pytest.mark.slow
 def test_int8_paints_nearly_the_same(tmp_path):
     """The bundled model, on crops of a photograph."""
-    exact, quick = Colorizer.from_checkpoint(device="cpu"), Colorizer.from_checkpoint(int8=True)
+    exact, quick = Colorizer.from_checkpoint(device="cpu"), Colorizer.from_checkpoint(precision="int8")
     photograph = load_sample_image("china.jpg")
     errors = []
     for x, y in ((0, 0), (100, 150), (300, 200), (440, 227)):
@@ -255,13 +233,11 @@ def test_every_session_has_as_many_threads_as_torch(tiny_unet, monkeypatch):
 
 
 def test_int8_without_its_packages_or_its_place(tiny_unet, monkeypatch, tmp_path):
-    with pytest.raises(DeviceError, match="int8 computes on the CPU, not on meta; leave out one of the two"):
-        Colorizer(tiny_unet, 32, device="meta", int8=True)
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(DeviceError, match=r"int8 needs the package onnxruntime; pip install onnx onnxruntime"):
-            Colorizer(tiny_unet, 32, int8=True)
+            Colorizer(tiny_unet, 32, precision="int8")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("COLORIZE_CACHE", str(tmp_path / "file"))
     with pytest.raises(DeviceError, match=r"cannot keep the int8 network in .*set COLORIZE_CACHE"):
-        Colorizer(tiny_unet, 32, int8=True)
+        Colorizer(tiny_unet, 32, precision="int8")
