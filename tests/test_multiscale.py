@@ -7,6 +7,7 @@ from torch import nn
 
 from colorize_utils import palette
 from colorize_utils.checkpoints import load_generator, save
+from colorize_utils.errors import CheckpointError
 from colorize_utils.models import DistributionUNet, build_generator, fuse_batch_norms
 from colorize_utils.multiscale import AveragedDistribution, MultiscaleUNet, SizedBatchNorm
 
@@ -103,6 +104,13 @@ def test_a_checkpoint_keeps_the_sizes(network, tmp_path):
     assert loaded.network.side_lengths == [64, 96]
     gray = random(1, 1, 64, 64)
     torch.testing.assert_close(loaded.network(gray), network(gray))
+
+
+@pytest.mark.parametrize("sizes", [[0, 96], [-64, 96], [64, 10**9]])
+def test_sizes_that_are_none_are_told(network, tmp_path, sizes):
+    network.sizes.copy_(torch.tensor(sizes))
+    with pytest.raises(CheckpointError, match="working size is .*damaged"):
+        load_generator(save(tmp_path / "network.safetensors", network, {"size": 96}))
 
 
 def test_the_average_is_of_all_sizes_and_of_the_mirror_image(network):

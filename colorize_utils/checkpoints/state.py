@@ -281,10 +281,9 @@ def load_file(
     if not all(value.isfinite().all() for value in network.state_dict().values() if value.is_floating_point()):
         raise CheckpointError(f"{path.name} holds NaN or infinite weights: the run that wrote it diverged; use another")
     size = size or weights.metadata.get("size") or otherwise
-    if not isinstance(size, int) or not 0 < size <= MAX_SIZE:
-        raise CheckpointError(
-            f"{path.name} says that its working size is {reprlib.repr(size)}: its metadata is damaged"
-        )
+    for one in (size, *getattr(network, "side_lengths", ())):
+        if not isinstance(one, int) or not 0 < one <= MAX_SIZE:
+            raise CheckpointError(f"{path.name} says that its working size is {reprlib.repr(one)}: it is damaged")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata, digest)
