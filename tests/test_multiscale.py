@@ -109,7 +109,7 @@ def test_a_checkpoint_keeps_the_sizes(network, tmp_path):
 @pytest.mark.parametrize("sizes", [[0, 96], [-64, 96], [64, 10**9]])
 def test_sizes_that_are_none_are_told(network, tmp_path, sizes):
     network.sizes.copy_(torch.tensor(sizes))
-    with pytest.raises(CheckpointError, match="working size is .*damaged"):
+    with pytest.raises(CheckpointError, match="its metadata is damaged"):
         load_generator(save(tmp_path / "network.safetensors", network, {"size": 96}))
 
 

@@ -283,7 +283,9 @@ def load_file(
     size = size or weights.metadata.get("size") or otherwise
     for one in (size, *getattr(network, "side_lengths", ())):
         if not isinstance(one, int) or not 0 < one <= MAX_SIZE:
-            raise CheckpointError(f"{path.name} says that its working size is {reprlib.repr(one)}: it is damaged")
+            raise CheckpointError(
+                f"{path.name} says that its working size is {reprlib.repr(one)}: its metadata is damaged"
+            )
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return LoadedGenerator(network.eval(), wanted, width, size, name or path.name, weights.metadata, digest)
