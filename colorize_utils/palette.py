@@ -20,10 +20,10 @@ STEP = 1 / 8  # between two colours of the palette: 32 of 256 levels
 _REACH = (6, 8)  # steps from gray to the last colour: red and blue minus luma reach ±0.70 and ±0.89 in the RGB cube
 _ROWS, _COLUMNS = (2 * reach + 1 for reach in _REACH)
 COLOURS = _ROWS * _COLUMNS  # in the palette
-TEMPERATURE = 0.6  # T of the annealed mean
-GAIN = 1.2  # of the annealed mean's chroma, which is paler where several colours are left
-EMPHASIS = 1.05  # `vivid`'s factor: gives held-out pictures about 0.9 of their originals' colourfulness
-MOST_GAIN = 1.5  # keeps `vivid` from exaggerating what the network does not know, such as a picture without a flower
+TEMPERATURE = 0.7  # T of the annealed mean
+GAIN = 1.1  # of the annealed mean's chroma, which is paler than the colours that are left
+EMPHASIS = 1.15  # `vivid`'s factor: gives held-out pictures about 0.9 of their originals' colourfulness
+MOST_GAIN = 1.75  # keeps `vivid` from exaggerating what the network does not know, such as a picture without a flower
 
 
 def chromas() -> Tensor:
@@ -94,13 +94,13 @@ def _annealed(probabilities: Tensor) -> Tensor:
 
 
 def vivid(probabilities: Tensor) -> Tensor:
-    """The mean chroma, made as strong as the colours that the network believes possible.
+    """The annealed mean, made as strong as the colours that the network believes possible.
 
-    With c the chroma, each picture's mean E c is multiplied by `EMPHASIS` · Σ E‖c‖ / Σ ‖E c‖, the sums over its
-    pixels, and by `MOST_GAIN` at most. The quotient is 1 where the network is sure, and larger where it believes in
-    several colours, whose mean is paler than each of them. ‖E c‖ itself is replaced by the mean strength of the four
-    colours that `encode` describes E c by: to describe a chroma by four colours makes E‖c‖ larger by itself, and this
-    way it does so in both sums.
+    With c the chroma, each picture's annealed mean E c is multiplied by `EMPHASIS` · Σ E‖c‖ / Σ ‖E c‖, the sums over
+    its pixels, and by `MOST_GAIN` at most. The quotient is 1 where the network is sure, and larger where it believes in
+    several colours, whose mean is paler than each of them; E‖c‖ is not annealed. ‖E c‖ itself is replaced by the mean
+    strength of the four colours that `encode` describes E c by: to describe a chroma by four colours makes E‖c‖ larger
+    by itself, and this way it does so in both sums.
 
     Args:
         probabilities: (B, COLOURS, H, W), float32, the softmax of a network's logits.
@@ -108,7 +108,7 @@ def vivid(probabilities: Tensor) -> Tensor:
     Returns:
         Chroma (B, 2, H, W), float32.
     """
-    chroma = mean(probabilities)
+    chroma = mean(_annealed(probabilities))
     strengths = chromas().to(probabilities.device).norm(dim=1, keepdim=True)  # (COLOURS, 1)
     believed = _expected(probabilities, strengths).mean(dim=(1, 2, 3))  # (B,)
     indices, shares = encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))

@@ -436,11 +436,11 @@ def test_styles_are_the_distributions_annealed_mean_and_its_strength():
     colorizer = Colorizer(MeanColour(Believes()), 32, device="cpu")
     assert colorizer.styles == STYLES
     colours = palette.chromas()[[20, 150]].numpy()
-    mean, strength = [0.75, 0.25] @ colours, [0.75, 0.25] @ np.linalg.norm(colours, axis=1)
+    larger = np.array([0.75, 0.25]) ** (1 / palette.TEMPERATURE)
+    mean, strength = larger / larger.sum() @ colours, [0.75, 0.25] @ np.linalg.norm(colours, axis=1)
     indices, shares = palette.encode(torch.from_numpy(mean[None].astype(np.float32)))
     kept = (shares[0] * palette.chromas()[indices[0]].norm(dim=1)).sum().item()
-    larger = np.array([0.75, 0.25]) ** (1 / palette.TEMPERATURE)
-    safe = palette.GAIN * (larger / larger.sum()) @ colours
+    safe = palette.GAIN * mean
     vivid = min(palette.MOST_GAIN, palette.EMPHASIS * strength / kept) * mean
     levels = np.full((32, 48), 128, np.uint8)
     for style, expected in (("safe", safe), ("vivid", vivid)):
@@ -448,7 +448,8 @@ def test_styles_are_the_distributions_annealed_mean_and_its_strength():
         assert np.abs(rgb[..., [0, 2]] - (128 + 255 * 0.3 * expected)).max() <= 1
     default = np.asarray(colorizer.colorize(levels))
     np.testing.assert_array_equal(default, np.asarray(colorizer.colorize(levels, style=colorizer.default_style)))
-    assert not np.array_equal(default, np.asarray(colorizer.colorize(levels, style="vivid")))
+    weak = [np.asarray(colorizer.colorize(levels, strength=0.3, style=style)) for style in (None, "vivid")]
+    assert not np.array_equal(*weak)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (31, 33), (32, 32), (257, 64), (640, 427)])
