@@ -6,8 +6,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -70,7 +73,7 @@ def test_data(run):
 @pytest.mark.slow
 def test_folder(run):
     results = run("folder")
-    assert set(results["albums"]) == {"flowers-64", "wide.safetensors"}
+    assert set(results["albums"]) == {"flowers-192", "wide.safetensors"}
     assert set(results["large"]) == {"96×64", "600×400"}
 
 
@@ -129,3 +132,23 @@ def test_the_machines_limits_are_rates():
     limits = measure.limits(toy=True)
     assert set(limits) == {"matrix_product", "convolution", "copy"}
     assert min(limits.values()) > 0
+
+
+@pytest.mark.slow
+def test_sharpness(tmp_path, tiny_checkpoint, monkeypatch):
+    """Colour that is the original's own bleeds nowhere; a network that has learned nothing has an error everywhere."""
+    Image.fromarray(load_sample_image("flower.jpg")).resize((320, 214)).save(tmp_path / "flower.png")
+    result = tmp_path / "result.json"
+    script = str(BENCHMARKS / "sharpness.py")
+    monkeypatch.setattr(sys, "argv", [script, str(tmp_path), str(tiny_checkpoint), "--json", str(result)])
+    runpy.run_path(script, run_name="__main__")
+    (measured,) = json.loads(result.read_text()).values()
+    assert measured["photographs"] == 1
+    assert measured["near"] > 10 and measured["excess"] == pytest.approx(measured["near"] - measured["far"])
+
+    names = runpy.run_path(script)
+    square = np.zeros((100, 100, 3), np.uint8)
+    square[:, 50:] = (200, 40, 40)
+    distance = names["distances"](names["chroma"](square))
+    assert distance[:, 47:53].max() == 0 and distance[50, 10] > 30 and distance[50, 90] > 30
+    assert np.isinf(names["distances"](np.zeros((2, 20, 20)))).all()

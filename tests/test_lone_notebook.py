@@ -124,7 +124,7 @@ def test_the_wheel_has_weights_and_types_and_asks_for_no_test_runner(wheel):
     assert not needed & {"nbval", "pytest", "ruff", "mypy"}
 
 
-def assert_colorized(printed, html, model="model: flowers-64, which comes with the package"):
+def assert_colorized(printed, html, model="model: flowers-192, which comes with the package"):
     assert model in printed[-1]
     assert html[-1].count("<img") == 2  # the photograph, gray and in colour
     assert "640×427" in html[-1]

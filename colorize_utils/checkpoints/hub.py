@@ -56,20 +56,20 @@ class RegistryEntry:
     suffix: str = ".safetensors"
 
 
-DEFAULT = "flowers-64"
+DEFAULT = "flowers-192"
 REGISTRY = {
     entry.name: entry
     for entry in (
         RegistryEntry(
-            name="flowers-64",
-            sources=("bundled:flowers-64.safetensors",),
-            architecture="distribution-unet",
+            name="flowers-192",
+            sources=("bundled:flowers-192.safetensors",),
+            architecture="multiscale-unet",
             width=0.5,
-            size=64,
+            size=192,
             licence="MIT",
-            note="a distribution over colours, trained at 64×64 on Flowers-102 and flower_photos",
-            length=7473618,
-            sha256="458a4d427be6805954ef66bcbd531d3e55f24191473130b478018f3fcb9b5996",
+            note="a distribution over colours at 128×128 and 192×192, trained on Flowers-102 and flower_photos",
+            length=7528332,
+            sha256="dbec435b12b7679bf11f7bffa34e7196197086bb3e7797bc0b0dbb041f79f886",
         ),
         RegistryEntry(
             name="original-gan-l1",

@@ -26,6 +26,7 @@ from colorize_utils.multiscale import UNFAMILIAR, MultiscaleUNet
 
 WARNED = 0.05  # share of the pictures held back that are warned of, at most
 CROPS = 7  # squares cut from each unknown picture at random, beside the whole
+_MARGIN = 0.01  # puts the picture at the border on the side of the known, rounding included
 _REGULARIZATION = 0.003  # inverse strength: features are twice as many as pictures of things that one can collect
 
 
@@ -117,7 +118,8 @@ def fit(
     # The same weights in the 16 bits in which a checkpoint is handed out, so that the share of warnings stays.
     network.strange_weight.copy_(network.strange_weight.half())
     scores = _summaries(network, held_back) @ network.strange_weight.double().numpy()
-    network.strange_bias.fill_(-float(np.quantile(scores, 1 - WARNED, method="higher")))
+    border = float(np.quantile(scores, 1 - WARNED, method="higher"))
+    network.strange_bias.fill_(-border - _MARGIN)
 
 
 def check(network: MultiscaleUNet, known: Iterable[np.ndarray], unknown: Iterable[np.ndarray]) -> Familiarity:

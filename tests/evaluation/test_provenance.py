@@ -80,7 +80,7 @@ def test_pooled_validation_pictures_are_no_measure(capsys):
     assert main(["train", "gan-l1", *drawn, "--pool", "-o", "run", *TINY]) == 0
     line = refused(capsys, "run/best.safetensors", *drawn, "--split", "val")
     assert "run/best.safetensors" in line and "4 of the 4" in line and "--split test" in line
-    refused(capsys, "flowers-64", "run/best.safetensors", *drawn, "--split", "val", "--limit", "1", "--crop")
+    refused(capsys, "flowers-192", "run/best.safetensors", *drawn, "--split", "val", "--limit", "1", "--crop")
     assert evaluated(capsys, "run/best.safetensors", *drawn)[0] == []
     assert evaluated(capsys, "run/best.safetensors", *drawn, "--seed", "1", "--split", "val")[0] == []
 
@@ -134,11 +134,11 @@ def test_a_split_by_another_rule_is_noticed(pictures, checkpoint, capsys):
 def test_a_checkpoint_without_a_record_is_scored_and_named(tiny_checkpoint, checkpoint, tmp_path, capsys):
     drawn = ["--data", "generated", "--count", "20"]
     own = checkpoint(load_splits("generated", 32, count=20, cache=None))
-    notes, count = evaluated(capsys, tiny_checkpoint, own, "flowers-64", *drawn)
+    notes, count = evaluated(capsys, tiny_checkpoint, own, "flowers-192", *drawn)
     assert count == 2 and len(notes) == 1
-    assert str(tiny_checkpoint) in notes[0] and "flowers-64" in notes[0] and "model.safetensors" not in notes[0]
+    assert str(tiny_checkpoint) in notes[0] and "flowers-192" not in notes[0] and "model.safetensors" not in notes[0]
     (tmp_path / "page").mkdir()
-    assert len(evaluated(capsys, *drawn, "--report", tmp_path / "page")[0]) == 1
+    assert len(evaluated(capsys, tiny_checkpoint, *drawn, "--report", tmp_path / "page")[0]) == 1
     assert notes[0].split(":")[0] in (tmp_path / "page" / "report.md").read_text()
 
 
