@@ -129,8 +129,10 @@ class Recipe:
         if self.size % 32:
             raise ValueError(f"recipe {self.name}: size must be a multiple of 32, got {self.size}")
         for field in ("batch_size", "critic_batch_size"):
-            if getattr(self, field) == 1 and self.size == 32:
-                raise ValueError(f"recipe {self.name}: batch normalization needs a {field} of 2 or more at size 32")
+            if getattr(self, field) == 1 and self.needs_two_pictures:
+                raise ValueError(
+                    f"recipe {self.name}: batch normalization needs a {field} of 2 or more at size {self.size}"
+                )
         object.__setattr__(self, "betas", tuple(self.betas))  # a recipe read back from JSON has a list there
 
     def _without_effect(self, option: str) -> ValueError:
@@ -175,6 +177,13 @@ class Recipe:
         if not ARCHITECTURES[self.generator].multiscale:
             return (self.size,)
         return _multiple_of_32(2 / 3 * self.size), self.size
+
+    @property
+    def needs_two_pictures(self) -> bool:
+        """Whether the deepest features of the smallest pictures have one place: a batch norm then averages pictures."""
+        halvings = 6 if ARCHITECTURES[self.generator].multiscale else 5
+        smallest = min(*self.sizes_in(0), *self.sizes_in(self.epochs - 1))
+        return smallest <= 2**halvings
 
     def sizes_in(self, epoch: int) -> tuple[int, ...]:
         """The sizes at which pictures are shown to the generator in an epoch, one drawn for each step.

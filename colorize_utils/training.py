@@ -609,9 +609,11 @@ def train(
     size = splits.train.pictures.shape[1]
     if size != recipe.size:
         raise TrainingError(f"the pictures are {size}×{size}, the recipe is for {recipe.size}×{recipe.size}")
-    if len(splits.train) < 2 and size == 32:  # in larger pictures, the deepest features have more places than one
+    if (
+        len(splits.train) < 2 and recipe.needs_two_pictures
+    ):  # in larger pictures, the deepest features have more places than one
         raise TrainingError(
-            f"there is {len(splits.train)} training picture, and batch normalization needs 2 or more at size 32; "
+            f"there is {len(splits.train)} training picture, and batch normalization needs 2 or more at size {size}; "
             "add pictures, or take a larger size"
         )
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
