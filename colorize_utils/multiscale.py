@@ -4,7 +4,8 @@ A small picture shows what a thing is, because the network's view takes in all o
 are. `MultiscaleUNet` learns both, and `AveragedDistribution` asks for both.
 
 Gray pictures are (B, 1, H, W) in [0, 1]; a distribution is over the palette's colours (palette.py), for every 2×2
-pixels.
+pixels. Hints, colours that somebody has given at places, are (B, 3, H, W): red and blue chroma and 1 where a pixel has a
+hint, 0 where it has none; soft edges have all three multiplied by how much of the pixel is covered.
 """
 
 import copy
@@ -18,6 +19,10 @@ from colorize_utils import palette
 from colorize_utils.models import POOLINGS, DistributionUNet, VGGBlock, base_channels, join, require_poolable
 
 SIZES = (128, 192)  # pixels a side of a square
+HINT_CHANNELS = 3
+# What hints are multiplied by before the first convolution. Chroma is small: unscaled, and with weights that began at 0,
+# hints were learned to be ignored.
+HINT_SCALE = (6.0, 6.0, 2.0)
 UNFAMILIAR = 0.5  # `MultiscaleUNet.unfamiliarity` above which people are warned
 
 
@@ -95,6 +100,7 @@ class MultiscaleUNet(nn.Module):
     strange_weight: Tensor
     strange_bias: Tensor
     sizes: Tensor
+    hint_scale: Tensor
     side_lengths: list[int]
 
     def __init__(self, width: float = 1.0, dropout_rate: float = 0.0, sizes: Sequence[int] = SIZES):
@@ -103,14 +109,15 @@ class MultiscaleUNet(nn.Module):
         fine = max(1, c // 2)
         self.halve = nn.PixelUnshuffle(2)
         self.maxpool = nn.MaxPool2d(kernel_size=2, stride=2)
-        self.fine_encoder = VGGBlock(4, fine)
-        self.coarse = DistributionUNet(width, dropout_rate, in_channels=4 + fine)
+        self.fine_encoder = VGGBlock(4 + HINT_CHANNELS, fine)
+        self.coarse = DistributionUNet(width, dropout_rate, in_channels=4 + fine + HINT_CHANNELS)
         del self.coarse.head  # its features go on to the finer level
         self.fine_decoder = VGGBlock(c + fine, fine)
         self.head = nn.Conv2d(c + fine, palette.COLOURS, kernel_size=1)
         self.register_buffer("strange_weight", torch.zeros(16 * c))
         self.register_buffer("strange_bias", torch.zeros(()))
         self.register_buffer("sizes", torch.tensor(sizes))
+        self.register_buffer("hint_scale", torch.tensor(HINT_SCALE)[:, None, None], persistent=False)
         self.register_load_state_dict_post_hook(_remember_sizes)
         self.side_lengths = list(sizes)
         for block in self.modules():
@@ -118,13 +125,14 @@ class MultiscaleUNet(nn.Module):
                 if isinstance(layer, nn.BatchNorm2d):
                     setattr(block, name, SizedBatchNorm(layer.num_features, len(sizes)))
 
-    def forward(self, gray: Tensor) -> Tensor:
+    def forward(self, gray: Tensor, hints: Tensor | None = None) -> Tensor:
         """Predicts a distribution over the palette's colours for every 2×2 pixels.
 
         Batch norms use the statistics of the working size whose area is next to that of the pictures.
 
         Args:
             gray: (B, 1, H, W) in [0, 1]; H and W are multiples of 32.
+            hints: (B, 3, H, W), as above; by default none.
 
         Returns:
             Logits (B, COLOURS, H/2, W/2): a softmax over dimension 1 gives the probabilities.
@@ -132,24 +140,28 @@ class MultiscaleUNet(nn.Module):
         Raises:
             ValueError: The input has not one channel, or a side is not a multiple of 32.
         """
-        return self.head(self.features(gray))
+        return self.head(self.features(gray, hints))
 
-    def features(self, gray: Tensor) -> Tensor:
-        """What the head makes a distribution of: gray as in `forward` → (B, c + c/2, H/2, W/2)."""
+    def features(self, gray: Tensor, hints: Tensor | None = None) -> Tensor:
+        """What the head makes a distribution of: gray and hints as in `forward` → (B, c + c/2, H/2, W/2)."""
         require_poolable(gray, "MultiscaleUNet")
         self._use_statistics_for(gray.shape[-2] * gray.shape[-1])
-        fine, quartered = self._halved_twice(gray)
+        fine, quartered = self._halved_twice(gray, hints)
         coarse = self.coarse.features_of(quartered)  # (B, c, H/4, W/4)
         joined = join(coarse, fine)  # (B, c + c/2, H/2, W/2)
         moved = self.fine_decoder(joined)  # (B, c/2, H/2, W/2)
         return torch.cat([joined[:, : coarse.shape[1]], moved], dim=1)
 
-    def _halved_twice(self, gray: Tensor) -> tuple[Tensor, Tensor]:
-        """The finer level's features (B, c/2, H/2, W/2), and what the inner network sees, (B, 4 + c/2, H/4, W/4)."""
+    def _halved_twice(self, gray: Tensor, hints: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The finer level's features (B, c/2, H/2, W/2), and what the inner network sees, (B, 7 + c/2, H/4, W/4)."""
         halved = self.halve(2 * gray - 1)  # (B, 4, H/2, W/2)
-        fine = self.fine_encoder(halved)
+        if hints is None:
+            hints = gray.new_zeros(len(gray), HINT_CHANNELS, *gray.shape[-2:])
+        halved_hints = _halved(hints)
+        fine = self.fine_encoder(torch.cat([halved, self.hint_scale * halved_hints], dim=1))
         small = self.halve(halved.mean(dim=1, keepdim=True))  # the picture at half its size, (B, 4, H/4, W/4)
-        return fine, torch.cat([small.to(fine.dtype), self.maxpool(fine)], dim=1)
+        inner = [small, self.maxpool(fine), self.hint_scale * _halved(halved_hints)]
+        return fine, torch.cat([planes.to(fine.dtype) for planes in inner], dim=1)
 
     def summary(self, gray: Tensor) -> Tensor:
         """What a picture as a whole looks like: mean and standard deviation of each of its deep features.
@@ -221,6 +233,12 @@ class MultiscaleUNet(nn.Module):
         return network
 
 
+def _halved(hints: Tensor) -> Tensor:
+    """Hints at half the size: (B, 3, H, W) → (B, 3, H/2, W/2); one hinted pixel of four is enough."""
+    total = 4 * F.avg_pool2d(hints, kernel_size=2)
+    return total / total[:, 2:].clamp(min=1)
+
+
 def _remember_sizes(network: MultiscaleUNet, *_: object) -> None:
     network.side_lengths = network.sizes.tolist()
 
@@ -235,7 +253,7 @@ class AveragedDistribution(nn.Module):
         generator: A `DistributionUNet` or a `MultiscaleUNet`; it is copied.
         size: The working size of a generator that has no sizes of its own.
         prepare: Makes of a network, and the size that it will be asked at, what is asked in its place: a function of
-            gray (B, 1, H, W) to logits. By default the network itself.
+            gray (B, 1, H, W), and of hints where the generator takes them, to logits. By default the network itself.
 
     Attributes:
         sizes: The working sizes, in pixels a side of a square, the largest last.
@@ -257,29 +275,31 @@ class AveragedDistribution(nn.Module):
             prepare(network, size) for network, size in zip(networks, self.sizes, strict=True)
         )
 
-    def forward(self, gray: Tensor) -> Tensor:
+    def forward(self, gray: Tensor, hints: Tensor | None = None) -> Tensor:
         """Predicts the probabilities of the palette's colours for every 2×2 pixels.
 
         Args:
             gray: (B, 1, H, W) in [0, 1], even sides; of about the area of a square of the largest working size.
+            hints: (B, 3, H, W), as above; by default none. Only a `MultiscaleUNet` takes them.
 
         Returns:
             Probabilities (B, COLOURS, H/2, W/2), float32, whose sum over dimension 1 is 1.
         """
         grid = [side // 2 for side in gray.shape[-2:]]
         answers = []
-        for logits in self.answers(gray):
+        for logits in self.answers(gray, hints):
             probabilities = logits.float().softmax(dim=1)
             if list(probabilities.shape[-2:]) != grid:
                 probabilities = F.interpolate(probabilities, size=grid, mode="bilinear")
             answers.append(probabilities)
         return torch.stack(answers).mean(dim=0)
 
-    def answers(self, gray: Tensor) -> Iterator[Tensor]:
+    def answers(self, gray: Tensor, hints: Tensor | None = None) -> Iterator[Tensor]:
         """The logits at each working size, the mirror image's averaged in.
 
         Args:
             gray: As in `forward`.
+            hints: As in `forward`.
 
         Yields:
             (B, COLOURS, h, w), the smallest working size first.
@@ -287,13 +307,17 @@ class AveragedDistribution(nn.Module):
         multiple = 2**POOLINGS
         for network, size in zip(self.networks, self.sizes, strict=True):
             height, width = (max(2, 2 * round(side * size / self.sizes[-1] / 2)) for side in gray.shape[-2:])
-            smaller = gray
-            if (height, width) != tuple(gray.shape[-2:]):
-                smaller = F.interpolate(gray, size=(height, width), mode="bilinear", antialias=True)
             # As one batch: at 64×64 on two cores a third faster than one after the other, because PyTorch leaves the
             # small layers of a single picture to a slower convolution.
-            both = F.pad(
-                torch.cat([smaller, smaller.flip(-1)]), (0, -width % multiple, 0, -height % multiple), "replicate"
-            )
-            one, other = network(both)[..., : height // 2, : width // 2].chunk(2)
+            both = [
+                F.pad(torch.cat([small, small.flip(-1)]), (0, -width % multiple, 0, -height % multiple), "replicate")
+                for small in (_resized(planes, height, width) for planes in (gray, hints) if planes is not None)
+            ]
+            one, other = network(*both)[..., : height // 2, : width // 2].chunk(2)
             yield (one + other.flip(-1)) / 2
+
+
+def _resized(planes: Tensor, height: int, width: int) -> Tensor:
+    if (height, width) == tuple(planes.shape[-2:]):
+        return planes
+    return F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)

@@ -46,7 +46,7 @@ from colorize_utils.devices import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from colorize_utils.errors import ColorizeError, TrainingError
+from colorize_utils.errors import CheckpointError, ColorizeError, TrainingError
 from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Validation, validate
 from colorize_utils.models import Critic, Discriminator, DistributionUNet, MeanColour, build_generator, predictor
@@ -57,6 +57,7 @@ from colorize_utils.runs import DriveFolder, Interruption, lies_on_drive
 STEP_LOSSES = ("discriminator_loss", "generator_loss", "reconstruction_loss", "adversarial_loss", "mse")
 CURVES = (*STEP_LOSSES, "validation_loss", "psnr", "ssim", "mae", "seconds")
 ADVERSARY_CURVES = ("discriminator_loss", "adversarial_loss")  # empty where a recipe has no adversary
+FITTED_LATER = {"strange_weight", "strange_bias"}  # of a generator, to a network that has been trained
 CHECK_EVERY = 20  # steps between two checks that the losses are finite: each check has to wait for the GPU
 
 _RENAMED = {"average": "ema"}  # in states that earlier versions wrote
@@ -136,6 +137,8 @@ class Trainer:
         micro_batch: How many pictures the discriminator or critic takes at a time.
         history: The curves so far.
         epoch: How many epochs are complete.
+        started_from: The checkpoint whose weights the run began with, as "name (first digits of its SHA-256)"; "" where
+            it began with random ones.
         step_losses: The losses of each step of the current epoch, (5,) each, in the order of `STEP_LOSSES`.
         epoch_seconds: How long the current epoch has taken.
 
@@ -194,6 +197,7 @@ class Trainer:
         self.pictures = _digest(splits)
         self.history: History = {curve: [] for curve in CURVES}
         self.epoch = 0
+        self.started_from = ""
         self.step_losses: list[Tensor] = []
         self.epoch_seconds = 0.0
 
@@ -369,6 +373,36 @@ class Trainer:
         self.precision.step(self.optimizer_d, "discriminator")
         return total
 
+    def start_from(self, checkpoint: str | os.PathLike[str]) -> None:
+        """Gives the generator, and its average, the weights of a checkpoint.
+
+        Input channels that the checkpoint's network does not have, such as those of hints, keep their random weights.
+
+        Args:
+            checkpoint: A name of the registry (checkpoints/hub.py), a link or a file.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be fetched or read, or its weights do not fit the generator.
+        """
+        path = checkpoints.fetch(checkpoint)
+        given, own = checkpoints.read_weights(path).state, self.generator.state_dict()
+        for key in FITTED_LATER & own.keys():
+            given[key] = own[key]
+        wrong = [key for key in own.keys() | given.keys() if not _fits(given.get(key), own.get(key))]
+        if wrong:
+            raise CheckpointError(
+                f"{Path(checkpoint).name} does not fit {self.recipe.name} at width {self.recipe.width:g} "
+                f"({min(wrong)}): give the recipe and the width that it was trained with"
+            )
+        for key, value in own.items():
+            kept = value[:, : given[key].shape[1]] if value.ndim > 1 else value
+            kept.copy_(given[key])
+        self.generator.load_state_dict(own)
+        if self.ema is not None:
+            self.ema = MovingAverage(self.generator, self.recipe.ema_decay)
+            self.kept_predictor = predictor(self.kept, self.recipe.keep_luminance)
+        self.started_from = f"{Path(checkpoint).name} ({hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
+
     # ------------------------------------------------------------ an epoch
 
     def run_epoch(self, progress: bool, after_step: Callable[[], None]) -> None:
@@ -476,6 +510,7 @@ class Trainer:
             "step_losses": [row.cpu() for row in self.step_losses],
             "epoch_seconds": self.epoch_seconds,
             "history": self.history,
+            "started_from": self.started_from,
             **{name: part.state_dict() for name, part in self._parts().items()},
             "precision": self.precision.state_dict(),
             "machine": {"threads": torch.get_num_threads(), "precision": self.precision.name},
@@ -494,6 +529,7 @@ class Trainer:
         self.step_losses = [row.to(self.device) for row in state["step_losses"]]
         self.epoch_seconds = state["epoch_seconds"]
         self.history = state["history"]
+        self.started_from = state.get("started_from", "")  # earlier versions did not note it
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         machine = state.get("machine", {})  # earlier versions did not note it
@@ -518,6 +554,14 @@ def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str,
         {"params": [values for values in parameters if values.ndim > 1], "weight_decay": weight_decay},
         {"params": [values for values in parameters if values.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _fits(given: Tensor | None, own: Tensor | None) -> bool:
+    """Whether weights can take the place of others: they have the same shape, or a kernel fewer input channels."""
+    if given is None or own is None or given.ndim != own.ndim:
+        return False
+    fewer = given.ndim == 4 and given.shape[1] < own.shape[1]
+    return given.shape == own.shape or (fewer and given[:, :1].shape == own[:, :1].shape)
 
 
 def _digest(splits: Splits) -> str:
@@ -554,6 +598,7 @@ def train(
     splits: Splits,
     folder: str | Path,
     *,
+    start_from: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
     precision: str = "auto",
@@ -573,6 +618,7 @@ def train(
         recipe: What is trained, and how.
         splits: The pictures, of the recipe's size.
         folder: Where the run is kept; made where it does not exist.
+        start_from: A checkpoint whose weights a new run begins with (`Trainer.start_from`); by default random ones.
         resume: Whether to go on where the run in `folder` stopped; one is started where there is none. The learning
             rate may have changed, and without decay the number of epochs; any other change of recipe, seed or pictures
             is refused.
@@ -598,6 +644,7 @@ def train(
             checkpoint. It is a TrainingError.
         TrainingError: Memory ran out, the pictures have another size than the recipe or are too few for it, or `folder`
             holds another run, holds a checkpoint without a state, or cannot be written.
+        CheckpointError: `start_from` cannot be read, or does not fit the recipe.
         DeviceError: The device asked for does not exist here.
         Interrupted: A signal asked the run to stop. It is a KeyboardInterrupt.
     """
@@ -623,6 +670,8 @@ def train(
         try:
             with Interruption() as interruption:
                 trainer = Trainer(recipe, splits, device, precision, seed, compiled)
+                if start_from is not None:
+                    trainer.start_from(start_from)
                 saver.restore(trainer, resume)
 
                 def after_step() -> None:
@@ -857,6 +906,7 @@ class _Saver:
             "epoch": trainer.epoch,
             "training_pictures": len(trainer.splits.train),
             "split": trainer.splits.record,
+            "started_from": trainer.started_from,
             "seconds": sum(history["seconds"]),
             "metrics": {curve: values[-1] for curve, values in history.items() if values},
         }

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop-gray", action="store_true", help="leave pictures without colour out of training")
     parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
     parser.add_argument("-o", "--output", type=Path, help="the run's folder (default: runs/RECIPE)")
+    parser.add_argument("--start-from", metavar="MODEL", help="begin with the weights of a checkpoint, not with random")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
     parser.add_argument(
         "--precision",
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             recipe,
             splits,
             folder,
+            start_from=options.start_from,
             resume=options.resume,
             device=options.device,
             precision=options.precision,
