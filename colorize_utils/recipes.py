@@ -54,6 +54,8 @@ class Recipe:
         augment: Training pictures are turned, scaled, shifted and exposed differently, anew in each epoch.
         surroundings: Some training pictures get gray or foreign surroundings, are empty or out of focus, anew in each
             epoch, so that what is no flower stays calm.
+        hints: Once the pictures have their working sizes, some come with the colours of some places, which the
+            generator is to spread (data/hints.py).
         dropout: Share of features dropped at the end of a U-Net's blocks, in [0, 1).
         ema_decay: Decay of the exponential moving average of the generator's weights, which takes their place in
             checkpoints, in [0, 1); 0: no average.
@@ -98,6 +100,7 @@ class Recipe:
     # What helps a network that has few pictures to learn from; the submission has none of it.
     augment: bool = False  # True: turned, scaled, shifted, exposed differently
     surroundings: bool = False  # True: some with gray or foreign surroundings, empty, or out of focus
+    hints: bool = False  # True: some with the colours of some places given
     dropout: float = 0.0
     ema_decay: float = 0.0
 
@@ -198,9 +201,14 @@ class Recipe:
         Returns:
             Pixels a side, multiples of 32.
         """
-        if ARCHITECTURES[self.generator].multiscale and epoch < round(SMALL_SHARE * self.epochs):
-            return (_multiple_of_32(self.size / 2),)
-        return self.working_sizes
+        return (_multiple_of_32(self.size / 2),) if self._is_small_in(epoch) else self.working_sizes
+
+    def hints_in(self, epoch: int) -> bool:
+        """Whether pictures come with hints in an epoch, counted from 0: not before they have their working sizes."""
+        return self.hints and not self._is_small_in(epoch)
+
+    def _is_small_in(self, epoch: int) -> bool:
+        return ARCHITECTURES[self.generator].multiscale and epoch < round(SMALL_SHARE * self.epochs)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
@@ -290,5 +298,6 @@ MULTISCALE = replace(
     places=384,  # of the 9,216 that a picture of 192×192 has
     weight_decay=0.1,
     surroundings=True,
+    hints=True,
 )
 RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP, DISTRIBUTION, MULTISCALE)}
