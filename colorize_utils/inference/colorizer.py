@@ -308,15 +308,35 @@ class Colorizer:
         found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
         radius = max(1.0, 1.5 * (height * width / (4 * h * w)) ** 0.5)  # three pixels wide at working size
         chosen = [(Hint(x, y, belief.colour, radius),) for belief in found]
+        pictures = self.colorize_each(picture, chosen, strength, style)
         return [
-            Answer(
-                _image(_in_bands(255 * strength * chroma, source.gray, merge), source),
-                hints,
-                belief.probability,
-                belief.name,
-            )
-            for chroma, hints, belief in zip(self._chroma(source.gray, style, chosen), chosen, found, strict=True)
+            Answer(answer, hints, belief.probability, belief.name)
+            for answer, hints, belief in zip(pictures, chosen, found, strict=True)
         ]
+
+    def colorize_each(
+        self, picture: PictureLike, several: Sequence[Sequence[Hint]], strength: float = 1.0, style: str | None = None
+    ) -> list[Image.Image]:
+        """Colorizes a picture once for each of several sets of hints, which is quicker than one after the other.
+
+        Args:
+            picture: As in `colorize`.
+            several: The sets; one may be empty.
+            strength: As in `colorize`.
+            style: As in `colorize`.
+
+        Returns:
+            A picture for each set, as `colorize` gives it, but for the rounding of a sum in another order.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: As in `colorize`.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
+        style = self._known(style)
+        source = to_gray(picture)
+        chromas = self._chroma(source.gray, style, several)
+        return [_image(_in_bands(255 * strength * chroma, source.gray, merge), source) for chroma in chromas]
 
     def palette_at(self, picture: PictureLike, x: float, y: float, hints: Sequence[Hint] = ()) -> list[Belief]:
         """The colours that the network thinks likely at a place: what an interface offers there.
@@ -437,7 +457,7 @@ class Colorizer:
     def _asked(self, gray: np.ndarray, several: Sequence[Sequence[Hint]]) -> tuple[np.ndarray, np.ndarray | None]:
         """What the network is asked for a gray picture (H, W): the picture at working size, and sets of hints there."""
         small = self._working_size(gray)
-        if not any(several):
+        if len(several) == 1 and not several[0]:
             return small, None
         self._require_hints()
         return small, np.stack([hint_planes(hints, gray, *small.shape) for hints in several])
