@@ -54,6 +54,8 @@ class Recipe:
         augment: Training pictures are turned, scaled, shifted and exposed differently, anew in each epoch.
         surroundings: Some training pictures get gray or foreign surroundings, are empty or out of focus, anew in each
             epoch, so that what is no flower stays calm.
+        degrade: The gray version of some training pictures is made to look like an old print, anew in each epoch. For a
+            network that keeps chroma alone: one that predicts luminance, too, learns to clean and brighten it.
         dropout: Share of features dropped at the end of a U-Net's blocks, in [0, 1).
         ema_decay: Decay of the exponential moving average of the generator's weights, which takes their place in
             checkpoints, in [0, 1); 0: no average.
@@ -98,6 +100,7 @@ class Recipe:
     # What helps a network that has few pictures to learn from; the submission has none of it.
     augment: bool = False  # True: turned, scaled, shifted, exposed differently
     surroundings: bool = False  # True: some with gray or foreign surroundings, empty, or out of focus
+    degrade: bool = False  # True: the gray version of some looks like an old print
     dropout: float = 0.0
     ema_decay: float = 0.0
 

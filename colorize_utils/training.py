@@ -38,6 +38,7 @@ from colorize_utils import checkpoints, losses
 from colorize_utils.colour import luma
 from colorize_utils.data import EpochBatches, Splits, generator_for, make_loader
 from colorize_utils.data.augmentation import augmented, flip_some, with_surroundings
+from colorize_utils.data.degradation import with_old_prints
 from colorize_utils.devices import (
     Precision,
     choose_device,
@@ -315,6 +316,8 @@ class Trainer:
             real, gray = augmented(real, rng)
         if self.recipe.surroundings:
             real, gray = with_surroundings(real, rng)
+        if self.recipe.degrade:
+            real, gray = with_old_prints(real, gray, rng)
         return real.to(self.device), gray.to(self.device)
 
     def adversary_batches(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -43,7 +43,7 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 FLOORS = [
     "errors files runs generator_registry recipes palette colour",
     "models losses devices metrics multiscale",
-    "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.pairs",
+    "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.pairs",
     "checkpoints.state checkpoints.hub plots",
     "training inference.engine inference.quantization inference.precision inference.familiarity",
     "inference.colorizer inference.batch",
