@@ -38,6 +38,7 @@ from colorize_utils import checkpoints, losses
 from colorize_utils.colour import luma
 from colorize_utils.data import EpochBatches, Splits, generator_for, make_loader
 from colorize_utils.data.augmentation import augmented, flip_some, with_surroundings
+from colorize_utils.data.degradation import with_old_prints
 from colorize_utils.data.hints import with_hints
 from colorize_utils.devices import (
     Precision,
@@ -323,6 +324,8 @@ class Trainer:
             real, gray = augmented(real, rng)
         if self.recipe.surroundings:
             real, gray = with_surroundings(real, rng)
+        if self.recipe.degrade and not self.recipe.is_small_in(self.epoch):
+            real, gray = with_old_prints(real, gray, rng)
         return real.to(self.device), gray.to(self.device)
 
     def adversary_batches(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -438,7 +441,7 @@ class Trainer:
                 torch.manual_seed(rng.initial_seed())  # of dropout
                 real, gray = self.training_batch(indices, rng)
                 hints = None
-                if self.recipe.hints_in(self.epoch):
+                if self.recipe.hints and not self.recipe.is_small_in(self.epoch):
                     real, hints = with_hints(real, rng)
                 self.step_losses.append(self.step(real, gray, rng, hints))
                 if len(self.step_losses) % CHECK_EVERY == 0:

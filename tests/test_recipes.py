@@ -22,7 +22,7 @@ def test_the_submissions_flaws_are_kept_by_default():
     for recipe in (GAN_L1, GAN_MSE, WGAN_GP):
         assert recipe.discriminator_sigmoid
         assert not (recipe.bounded or recipe.keep_luminance or recipe.flip or recipe.decay)
-        assert not (recipe.augment or recipe.dropout or recipe.ema_decay)
+        assert not (recipe.augment or recipe.surroundings or recipe.degrade or recipe.dropout or recipe.ema_decay)
 
 
 def test_decay_is_linear_over_the_second_half():

@@ -43,7 +43,8 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 FLOORS = [
     "errors files runs generator_registry recipes palette colour naming",
     "models losses devices metrics multiscale",
-    "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.hints data.pairs",
+    "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.hints",
+    "data.pairs",
     "checkpoints.state checkpoints.hub plots",
     "training inference.hints inference.engine inference.quantization inference.precision inference.familiarity",
     "inference.colorizer inference.batch",

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from colorize_utils import checkpoints, devices, losses, training
 from colorize_utils.checkpoints import load_generator
-from colorize_utils.data import generator_for, load_splits, make_loader
+from colorize_utils.data import degradation, generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
 from colorize_utils.errors import DeviceError, TrainingError
 from colorize_utils.losses import distribution_loss
@@ -984,6 +984,20 @@ def test_augmented_pictures_are_used_where_the_recipe_says_so(splits, tmp_path):
     plain = run(tiny(GAN_L1, epochs=1), splits, tmp_path / "plain")
     other = run(tiny(GAN_L1, epochs=1, augment=True), splits, tmp_path / "augmented")
     assert plain["generator_loss"] != other["generator_loss"]
+
+
+def test_old_prints_are_learned_from_where_the_recipe_says_so(splits, monkeypatch):
+    monkeypatch.setattr(degradation, "OLD", 0.5)
+    monkeypatch.setattr(degradation, "BORDERED", 0.0)
+    indices = list(range(24))
+    plain = Trainer(tiny(DISTRIBUTION, augment=False, flip=False), splits, CPU).training_batch(
+        indices, generator_for(0)
+    )
+    recipe = tiny(DISTRIBUTION, augment=False, flip=False, degrade=True)
+    real, gray = Trainer(recipe, splits, CPU).training_batch(indices, generator_for(0))
+    assert torch.equal(real, plain[0])
+    changed = (gray != plain[1]).flatten(1).any(dim=1)
+    assert 4 <= changed.sum() <= 20
 
 
 def test_runs_of_a_version_that_had_other_names_go_on(splits, tmp_path):

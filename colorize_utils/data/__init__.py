@@ -4,10 +4,11 @@
 - pictures.py: reads and writes picture files of any kind; metadata.py: what a result keeps beside its pixels
 - cache.py: decoded pictures on disk
 - synthetic.py: synthetic flowers, where no data set can be had
-- augmentation.py: training pictures transformed at random
+- augmentation.py: training pictures transformed at random; degradation.py: gray pictures made to look like old prints
 """
 
 from colorize_utils.data.augmentation import augmented, flip_some
+from colorize_utils.data.degradation import degraded
 from colorize_utils.data.pairs import (
     SPLITS,
     SYNTHETIC,
@@ -30,6 +31,7 @@ __all__ = [
     "PairDataset",
     "Splits",
     "augmented",
+    "degraded",
     "flip_some",
     "generator_for",
     "load_splits",

@@ -13,7 +13,7 @@ from colorize_utils.colour import unit
 from colorize_utils.data import PairDataset, generator_for
 from colorize_utils.data.hints import drawn_places
 from colorize_utils.inference import Colorizer, Hint
-from colorize_utils.metrics import ciede2000, psnr_of
+from colorize_utils.metrics import ciede2000_of_pixels, psnr_of
 
 PATCH = 6 / 256  # side of a true hint, as a share of the picture's
 VISIBLE = 5.0  # ΔE₀₀ from which a pixel differs between two answers
