@@ -200,3 +200,16 @@ def _pictures(dataset: PairDataset, progress: bool) -> Iterator[tuple[Tensor, np
 
 def _colours(pictures: Sequence[Image.Image]) -> list[Tensor]:
     return [unit(torch.from_numpy(np.array(picture))).permute(2, 0, 1) for picture in pictures]
+
+
+def format_hints(scores: Sequence[HintScore]) -> str:
+    """The scores as a Markdown table, beside the published gain of the same number of hints."""
+    table = [
+        "| hints | PSNR dB | gain dB | outside the hints dB | Zhang et al. 2017, on ImageNet dB |",
+        "|---|---|---|---|---|",
+    ]
+    for score in scores:
+        known = f"{PUBLISHED[score.hints]:.2f}" if score.hints in PUBLISHED else ""
+        numbers = f"{score.psnr:.2f} | {score.gain:.2f} | {score.gain_elsewhere:.2f}"
+        table.append(f"| {score.hints} | {numbers} | {known} |")
+    return "\n".join(table)

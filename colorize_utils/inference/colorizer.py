@@ -24,7 +24,7 @@ from colorize_utils.colour import chroma_of, merge, unit, with_chroma
 from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import GrayPicture, PictureLike, to_gray
 from colorize_utils.devices import choose_device
-from colorize_utils.errors import CheckpointError, DeviceError
+from colorize_utils.errors import CheckpointError, DeviceError, HintError
 from colorize_utils.inference.hints import Answer, Belief, Hint, beliefs, hint_planes
 from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
@@ -446,7 +446,7 @@ class Colorizer:
 
     def _require_hints(self) -> None:
         if not self.takes_hints:
-            raise ValueError(f"{self.name} takes no hints; use the bundled checkpoint")
+            raise HintError(f"{self.name} takes no hints; use the bundled checkpoint")
 
     def _distribution(self, gray: np.ndarray, hints: Sequence[Hint]) -> np.ndarray:
         """The probabilities of the palette's colours, (COLOURS, h, w), for a gray picture (H, W)."""

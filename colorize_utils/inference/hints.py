@@ -16,7 +16,7 @@ from PIL import Image, ImageColor
 
 from colorize_utils import palette
 from colorize_utils.colour import LUMA_WEIGHTS, merge
-from colorize_utils.errors import PictureError
+from colorize_utils.errors import HintError
 from colorize_utils.files import atomic_write
 from colorize_utils.metrics import lab
 from colorize_utils.naming import colour_name
@@ -38,7 +38,7 @@ class Hint:
             size, the square is at least one pixel there.
 
     Raises:
-        ValueError: The colour or a number is none.
+        HintError: The colour or a number is none; it is a ValueError.
     """
 
     x: float
@@ -50,9 +50,9 @@ class Hint:
         for field in ("x", "y", "radius"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-                raise ValueError(f"a hint's {field} must be a number of pixels, got {value!r}")
+                raise HintError(f"a hint's {field} must be a number of pixels, got {value!r}")
         if self.radius <= 0:
-            raise ValueError(f"a hint's radius must be positive, got {self.radius:g}")
+            raise HintError(f"a hint's radius must be positive, got {self.radius:g}")
         _ = self.rgb
         if not isinstance(self.colour, str):
             object.__setattr__(self, "colour", self.rgb)
@@ -65,14 +65,14 @@ class Hint:
             try:
                 red, green, blue = ImageColor.getrgb(self.colour)[:3]
             except ValueError:
-                raise ValueError(wrong) from None
+                raise HintError(wrong) from None
             return red, green, blue
         try:
             levels = tuple(self.colour)
         except TypeError:
-            raise ValueError(wrong) from None
+            raise HintError(wrong) from None
         if len(levels) != 3 or not all(isinstance(level, int | np.integer) and 0 <= level <= 255 for level in levels):
-            raise ValueError(wrong)
+            raise HintError(wrong)
         return int(levels[0]), int(levels[1]), int(levels[2])
 
     @classmethod
@@ -86,15 +86,15 @@ class Hint:
             The hint.
 
         Raises:
-            ValueError: It is none; the message says what is missing.
+            HintError: It is none; the message says what is missing.
         """
         parts = [part.strip() for part in text.split(",")]
         try:
             if len(parts) not in (3, 4):
-                raise ValueError("it has not three or four parts")
+                raise HintError("it has not three or four parts")
             return cls(float(parts[0]), float(parts[1]), parts[2], *(float(part) for part in parts[3:]))
         except ValueError as error:
-            raise ValueError(
+            raise HintError(
                 f"a hint is x,y,colour or x,y,colour,radius, such as 320,210,#c03050; {text!r}: {error}"
             ) from None
 
@@ -109,16 +109,16 @@ def read_hints(path: str | os.PathLike[str]) -> list[Hint]:
         The hints.
 
     Raises:
-        PictureError: The file cannot be read, or holds something else.
+        HintError: The file cannot be read, or holds something else.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise PictureError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise HintError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise PictureError(f"{path} is no JSON ({error})") from error
+        raise HintError(f"{path} is no JSON ({error})") from error
     if not isinstance(entries, list):
-        raise PictureError(f"{path} holds no list of hints")
+        raise HintError(f"{path} holds no list of hints")
     hints = []
     for number, entry in enumerate(entries, 1):
         try:
@@ -126,7 +126,7 @@ def read_hints(path: str | os.PathLike[str]) -> list[Hint]:
             hints.append(Hint(**(entry | {"colour": colour if isinstance(colour, str) else tuple(colour)})))
         except (KeyError, TypeError, ValueError) as error:
             reason = error if isinstance(error, ValueError) else "it needs x, y and colour, and may have radius"
-            raise PictureError(f"{path}: hint {number}: {reason}") from None
+            raise HintError(f"{path}: hint {number}: {reason}") from None
     return hints
 
 
@@ -157,12 +157,12 @@ def hint_planes(hints: Sequence[Hint], gray: np.ndarray, height: int, width: int
         (3, height, width) float32: red and blue chroma, and 1 where there is a hint.
 
     Raises:
-        ValueError: A hint lies off the picture.
+        HintError: A hint lies off the picture.
     """
     planes = np.zeros((3, height, width), np.float32)
     for hint in hints:
         if not (0 <= hint.x < gray.shape[1] and 0 <= hint.y < gray.shape[0]):
-            raise ValueError(
+            raise HintError(
                 f"the hint at ({hint.x:g}, {hint.y:g}) lies off the picture, which is {gray.shape[1]} wide and "
                 f"{gray.shape[0]} high"
             )
