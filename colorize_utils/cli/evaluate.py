@@ -121,8 +121,8 @@ def _evaluate_choices(colorizer: "Colorizer", dataset: "PairDataset", options: a
         answers = choices.score_answers(colorizer, dataset, options.answers, progress)
         found["answers"] = [asdict(answers)]
         print(
-            f"\nanswers: {answers.answers:.1f} a picture; without {answers.psnr:.2f} dB, the best {answers.best:.2f} dB;"
-            f" CIEDE2000 between two where they differ visibly: {answers.difference:.1f}"
+            f"\nanswers: {answers.answers:.1f} a picture; {answers.psnr:.2f} dB without, {answers.best:.2f} the best; "
+            f"CIEDE2000 between two where they differ visibly: {answers.difference:.1f}"
         )
     if options.uncertainty:
         correlation = choices.uncertainty_correlation(colorizer, dataset, progress)
