@@ -382,8 +382,7 @@ class Colorizer:
         """
         gray = to_gray(picture).gray
         width_of_belief = np.sqrt(palette.variance(self._distribution(gray, hints))) / _SURE
-        small = Image.fromarray(width_of_belief.clip(0, 1).astype(np.float32))
-        return np.asarray(small.resize(gray.shape[::-1], Image.Resampling.BILINEAR)).clip(0, 1)
+        return _resize(width_of_belief.clip(0, 1), *gray.shape)
 
     def unfamiliarity(self, picture: PictureLike) -> float | None:
         """How sure the network is that a picture is none of the kind that it was trained on.
@@ -475,13 +474,16 @@ class Colorizer:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
         side = 2 * max(1, self.size // 2)
         small = _resize(gray, side, side)
-        planes = None
+        told = None
         if hints:
             self._require_hints()
-            planes = hint_planes(hints, gray, side, side)[None]
-        output = self._predict(small, planes)
+            told = hint_planes(hints, gray, side, side)[None]
+        output = self._predict(small, told)
         if self.has_distribution:
-            return with_chroma(_unit(small[None]), _enlarge(_STYLES[style](output), side, side))[0]
+            planes = [
+                _resize(plane, side, side, Image.Resampling.BICUBIC) for plane in _STYLES[style](output)[0].numpy()
+            ]
+            return with_chroma(_unit(small[None]), torch.from_numpy(np.stack(planes))[None])[0]
         return output[0]
 
     @torch.inference_mode()
@@ -536,36 +538,33 @@ def _unit(levels: np.ndarray) -> Tensor:
     return unit(torch.from_numpy(levels))[:, None]  # (B, h, w) → (B, 1, h, w)
 
 
-def _resize(gray: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes as the training pictures were: by Pillow's antialiased bilinear filter."""
-    return np.array(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
+def _resize(
+    plane: np.ndarray,
+    height: int,
+    width: int,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Resizes a plane (H, W), or a box of it, by Pillow, antialiased; bilinearly, as the training pictures were."""
+    return np.array(Image.fromarray(plane).resize((width, height), resampling, box))
 
 
 def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """Enlarges `small` (C, h, w) to the size of `gray` (H, W) and makes pixels of both, band by band: (H, W, 3) uint8.
 
     finish: makes pixels (b, W, 3) uint8 of a band of b rows, from its gray (b, W) and its enlarged planes (C, b, W).
-
-    Bicubic interpolation is separable: the columns are enlarged once, the rows band by band, as a product with rows of
-    the interpolation matrix. That matrix has a row for each of the picture's; tall pictures are transposed, so that it
-    stays small.
     """
     height, width = gray.shape
-    if height > width:
-        return _in_bands(small.mT, np.ascontiguousarray(gray.T), finish).transpose(1, 0, 2)
-    columns = _enlarge(small[None], small.shape[1], width)[0]  # (C, h, W)
-    rows = _enlarge(torch.eye(small.shape[1])[None, None], height, small.shape[1])[0, 0]  # (H, h)
+    rows = small.shape[1]
+    columns = [_resize(plane, rows, width, Image.Resampling.BICUBIC) for plane in small.numpy()]  # (h, W) each
     result = np.empty((height, width, 3), np.uint8)
     step = max(1, _BAND // width)
     for start in range(0, height, step):
-        part = slice(start, start + step)
-        result[part] = finish(gray[part], (rows[part] @ columns).numpy())
+        stop = min(start + step, height)
+        box = (0, start * rows / height, width, stop * rows / height)  # it reads beyond the box where the filter does
+        planes = [_resize(column, stop - start, width, Image.Resampling.BICUBIC, box) for column in columns]
+        result[start:stop] = finish(gray[start:stop], np.stack(planes))
     return result
-
-
-def _enlarge(planes: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic interpolation (B, C, h, w) → (B, C, height, width), antialiased where a side becomes shorter."""
-    return F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
 
 
 def _clamped(_: np.ndarray, colour: np.ndarray) -> np.ndarray:

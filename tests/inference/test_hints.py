@@ -21,7 +21,7 @@ def made(seed=0):
         if isinstance(layer, SizedBatchNorm):
             layer.running_mean.normal_(0, 0.3)
             layer.running_var.uniform_(0.5, 2)
-    torch.nn.init.normal_(network.head.weight, std=8)
+    torch.nn.init.normal_(network.head.weight, std=2)
     return network.eval()
 
 
@@ -176,10 +176,17 @@ def test_answers_are_hints_on_the_most_uncertain_place(colorizer, picture):
         colorizer.answers(picture, 0)
 
 
-def test_uncertainty_has_the_pictures_size_and_falls_where_it_is_told(colorizer, picture):
-    where = colorizer.uncertainty(picture)
-    assert where.shape == (120, 160) and where.dtype == np.float32 and 0 <= where.min() <= where.max() <= 1
-    assert where.std() > 0
+def test_uncertainty_is_the_width_of_belief_at_the_pictures_size(picture):
+    network = made()
+    network.head.weight.data *= 0.1
+    network.head.bias.data = -40 * palette.chromas().norm(dim=1)  # gray is likely everywhere, so that belief is narrow
+    narrow = Colorizer(network, 96)
+    where = narrow.uncertainty(picture)
+    assert where.shape == (120, 160) and where.dtype == np.float32 and 0 <= where.min() < where.max() < 1
+    network.head.bias.data *= 2
+    assert Colorizer(network, 96).uncertainty(picture).mean() < where.mean()
+    told = narrow.uncertainty(picture, [Hint(40, 30, "red")])
+    assert not np.array_equal(told, where)
 
 
 # ------------------------------------------------------------ files and the command line
