@@ -78,6 +78,7 @@ def here(tmp_path, monkeypatch):
     Path("album").mkdir()
     for path in ("aunt.jpg", "album/uncle.jpg"):
         Image.fromarray(synthetic_flowers(1, 48)[0]).convert("L").save(path)
+    Path("hints.json").write_text('[{"x": 20, "y": 12, "colour": "red"}]')
     network = UNet(width=1 / 16)
     checkpoints.save("A.safetensors", network, {"size": 32})
     torch.save(network.state_dict(), "B.pth")

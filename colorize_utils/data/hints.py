@@ -10,8 +10,6 @@ Sources:
     lie, and how large they are. Their number is drawn otherwise, because ten hints a picture teach little about fifty.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +20,8 @@ UNHINTED = 0.3  # share of pictures without a hint
 MOST = 100  # hints in a picture; their number's logarithm is uniform
 LARGEST = 1 / 24  # side of a hint, as a share of the picture's, at most
 SPREAD = 1 / 4  # standard deviation of a hint's place around the middle, as a share of the side
-RECOLOURED = 0.35  # share of the pictures with hints in which one thing gets another colour
+RECOLOURED = 0.5  # share of the pictures with hints in which one thing gets another colour
+FEW = 10  # hints in such a picture, at most: with many, none would have to spread
 ALIKE = (0.05, 0.15)  # chroma's distance, at least and at most, at which a recoloured thing ends
 ALIKE_LUMA = 0.35  # luma's: a petal has shadows, but white is not black
 
@@ -40,8 +39,10 @@ def with_hints(colour: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """
     count, size = len(colour), colour.shape[-1]
     hinted = torch.rand(count, generator=rng) >= UNHINTED
-    number = (torch.rand(count, generator=rng) * math.log(MOST + 1)).exp().long() * hinted
-    recoloured = torch.nonzero(hinted & (torch.rand(count, generator=rng) < RECOLOURED)).flatten()
+    is_recoloured = hinted & (torch.rand(count, generator=rng) < RECOLOURED)
+    most = torch.where(is_recoloured, FEW, MOST)
+    number = (most + 1).pow(torch.rand(count, generator=rng)).long() * hinted
+    recoloured = torch.nonzero(is_recoloured).flatten()
     places = drawn_places(int(number.sum()), rng)  # (N, 2), in sides
     side = 1 + (torch.rand(len(places), generator=rng) * max(1.0, LARGEST * size)).long()
     top_left = (places * size - side[:, None] / 2).round().long().clamp(min=0)
