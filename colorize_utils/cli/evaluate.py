@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=at_least(1), help="score LIMIT pictures alone, chosen by --seed")
     parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
     parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
+    parser.add_argument(
+        "--degraded",
+        action="store_true",
+        help="also what becomes of the colours where pictures are degraded to old prints, drawn by --seed",
+    )
     add_precision_option(parser)
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
     parser.add_argument(
@@ -33,6 +38,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
     from colorize_utils.devices import keep_freed_memory
+    from colorize_utils.evaluation.prints import format_prints, score_prints
     from colorize_utils.evaluation.provenance import read_record, remarks, require_unseen
     from colorize_utils.files import atomic_write
     from colorize_utils.inference import Colorizer
@@ -62,6 +68,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 predict = shown[style] = remembering(predict)
             predictors[f"{model}, {style}" if len(colorizer.styles) > 1 else model] = predict
     scores = scoreboard(predictors, make_loader(dataset, 64), progress)
+    rows = [asdict(score) for score in scores]
     shape = f"{options.size}×{options.size}" + ", cropped" * options.crop
     print(f"{len(dataset)} pictures of the {options.split} split at {shape}\n")
     notes = remarks(records, splits, options.split)
@@ -70,9 +77,14 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if notes:
         print()
     print(format_scores(scores))
+    if options.degraded:
+        prints = score_prints(predictors, make_loader(dataset, 64), options.seed, progress)
+        print(f"\nold prints, their chroma on the clean luminance, inside the border\n\n{format_prints(prints)}")
+        for row, score in zip(rows, prints, strict=True):
+            row |= {"clean": asdict(score.clean), "old_prints": asdict(score.old)}
     if options.json:
         with atomic_write(options.json) as temporary:
-            temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
+            temporary.write_text(json.dumps(rows, indent=2), encoding="utf-8")
     if options.report:
         styles = dict(sorted(shown.items(), key=lambda style: style[0] != first.default_style))
         if len(styles) == 1:
