@@ -47,7 +47,7 @@ FLOORS = [
     "checkpoints.state checkpoints.hub plots",
     "training inference.engine inference.quantization inference.precision inference.familiarity",
     "inference.colorizer inference.batch",
-    "evaluation.prints evaluation.comparison evaluation.report evaluation.provenance",
+    "evaluation.realism evaluation.prints evaluation.comparison evaluation.report evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
     "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
     "__main__",
