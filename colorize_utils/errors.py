@@ -25,6 +25,10 @@ class CheckpointError(ColorizeError):
     """A checkpoint that cannot be found or downloaded, is no checkpoint, or does not fit the network."""
 
 
+class HintError(ColorizeError, ValueError):
+    """A hint is no hint, lies off the picture, or is given to a network that takes none."""
+
+
 class TrainingError(ColorizeError):
     """A training run that cannot go on: diverged, out of memory, or resumed with other settings."""
 

@@ -37,7 +37,8 @@ class Architecture:
     @property
     def recipe_options(self) -> tuple[str, ...]:
         """The fields of a recipe that have an effect with this architecture, but not with every architecture."""
-        return (*self.options, "lambda_dist", "places") if self.distribution else self.options
+        options = (*self.options, "lambda_dist", "places") if self.distribution else self.options
+        return (*options, "hints") if self.multiscale else options
 
 
 ARCHITECTURES = {

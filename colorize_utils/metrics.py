@@ -135,14 +135,19 @@ def ciede2000(fake: Tensor, real: Tensor) -> Tensor:
     Source:
         Sharma, Wu & Dalal 2005, "The CIEDE2000 Color-Difference Formula", equations 2 to 22, with k_L = k_C = k_H = 1.
     """
+    return ciede2000_of_pixels(fake, real).mean(dim=(1, 2))
+
+
+def ciede2000_of_pixels(fake: Tensor, real: Tensor) -> Tensor:
+    """The colour difference ΔE₀₀ of each pixel: (B, 3, H, W) each, as in `ciede2000` → (B, H, W)."""
     return _ciede2000(lab(fake.double()), lab(real.double())).to(fake.dtype)
 
 
 def _ciede2000(first: Tensor, second: Tensor) -> Tensor:
-    """Mean ΔE₀₀ over pixels, (B,), of L*a*b* pictures (B, 3, H, W), computed in their type.
+    """ΔE₀₀ of each pixel, (B, H, W), of L*a*b* pictures (B, 3, H, W), computed in their type.
 
     Hues stay vectors (a, b), their mean and difference sums and products of these: nothing wraps round the circle, no
-    branch is taken, and of the angle's functions two are left. In float32 the mean is right to five digits. Most steps
+    branch is taken, and of the angle's functions two are left. In float32 a mean is right to five digits. Most steps
     overwrite what is no longer needed, because new tensors would push each other out of the processor's cache.
     """
     (l1, a1, b1), (l2, a2, b2) = first.unbind(dim=1), second.unbind(dim=1)
@@ -175,7 +180,7 @@ def _ciede2000(first: Tensor, second: Tensor) -> Tensor:
     rotation = degrees.sub_(275).div_(25).square_().neg_().exp_()
     r_t = rotation.mul_(math.pi / 3).sin_().mul_(-2).mul_(_saturation(mean_c))
     squared = r_t.mul_(dc).mul_(dh).addcmul_(dl, dl).addcmul_(dc, dc).addcmul_(dh, dh)
-    return squared.clamp_(min=0).sqrt_().mean(dim=(1, 2))
+    return squared.clamp_(min=0).sqrt_()
 
 
 def _length(x: Tensor, y: Tensor) -> Tensor:
@@ -339,7 +344,7 @@ def _numbers(fake: Tensor, originals: _Originals) -> Tensor:
     """The metrics in the order of `_METRICS`, and colourfulness, of predictions (B, 3, H, W): (6, B)."""
     fake, real = fake.clamp(0, 1), originals.real
     errors = mse(fake, real)
-    similarity, difference = _ssim(fake, originals), _ciede2000(lab(fake), originals.lab)
+    similarity, difference = _ssim(fake, originals), _ciede2000(lab(fake), originals.lab).mean(dim=(1, 2))
     return torch.stack([psnr_of(errors), similarity, mae(fake, real), errors, difference, colourfulness(fake)])
 
 

@@ -4,8 +4,8 @@ A small picture shows what a thing is, because the network's view takes in all o
 are. `MultiscaleUNet` learns both, and `AveragedDistribution` asks for both.
 
 Gray pictures are (B, 1, H, W) in [0, 1]; a distribution is over the palette's colours (palette.py), for every 2×2
-pixels. Hints, colours that somebody has given at places, are (B, 3, H, W): red and blue chroma and 1 where a pixel has a
-hint, 0 where it has none; soft edges have all three multiplied by how much of the pixel is covered.
+pixels. Hints, colours that somebody has given at places, are (B, 3, H, W): red and blue chroma and 1 where a pixel has
+a hint, 0 where it has none; soft edges have all three multiplied by how much of the pixel is covered.
 """
 
 import copy
@@ -20,8 +20,8 @@ from colorize_utils.models import POOLINGS, DistributionUNet, VGGBlock, base_cha
 
 SIZES = (128, 192)  # pixels a side of a square
 HINT_CHANNELS = 3
-# What hints are multiplied by before the first convolution. Chroma is small: unscaled, and with weights that began at 0,
-# hints were learned to be ignored.
+# What hints are multiplied by before the first convolution. Chroma is small: unscaled, and with weights that began at
+# 0, hints were learned to be ignored.
 HINT_SCALE = (6.0, 6.0, 2.0)
 UNFAMILIAR = 0.5  # `MultiscaleUNet.unfamiliarity` above which people are warned
 

@@ -13,6 +13,7 @@ Source:
     Zhang, Isola & Efros 2016, "Colorful Image Colorization".
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,6 +116,21 @@ def vivid(probabilities: Tensor) -> Tensor:
     kept = (shares * strengths[indices, 0]).sum(dim=1).reshape(len(chroma), -1).mean(dim=1)  # (B,)
     gain = (EMPHASIS * believed / kept.clamp(min=1e-6)).clamp(max=MOST_GAIN)
     return gain[:, None, None, None] * chroma
+
+
+def variance(probabilities: np.ndarray) -> np.ndarray:
+    """The variance of chroma, of red and blue together: how wide a belief is.
+
+    Args:
+        probabilities: (COLOURS, H, W), float32.
+
+    Returns:
+        (H, W), 0 or more.
+    """
+    colours = chromas().numpy()  # (COLOURS, 2)
+    moments = np.concatenate([colours, (colours**2).sum(axis=1, keepdims=True)], axis=1)  # (COLOURS, 3)
+    red, blue, square = np.tensordot(moments, probabilities, axes=(0, 0))  # (H, W) each
+    return np.maximum(square - red**2 - blue**2, 0)
 
 
 def _expected(probabilities: Tensor, values: Tensor) -> Tensor:

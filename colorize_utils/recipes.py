@@ -54,8 +54,11 @@ class Recipe:
         augment: Training pictures are turned, scaled, shifted and exposed differently, anew in each epoch.
         surroundings: Some training pictures get gray or foreign surroundings, are empty or out of focus, anew in each
             epoch, so that what is no flower stays calm.
-        degrade: The gray version of some training pictures is made to look like an old print, anew in each epoch. For a
-            network that keeps chroma alone: one that predicts luminance, too, learns to clean and brighten it.
+        hints: Once the pictures have their working sizes, some come with the colours of some places, which the
+            generator is to spread (data/hints.py).
+        degrade: The gray version of some training pictures is made to look like an old print, anew in each epoch, once
+            the pictures have their working sizes. For a network that keeps chroma alone: one that predicts luminance,
+            too, learns to clean and brighten it.
         dropout: Share of features dropped at the end of a U-Net's blocks, in [0, 1).
         ema_decay: Decay of the exponential moving average of the generator's weights, which takes their place in
             checkpoints, in [0, 1); 0: no average.
@@ -100,6 +103,7 @@ class Recipe:
     # What helps a network that has few pictures to learn from; the submission has none of it.
     augment: bool = False  # True: turned, scaled, shifted, exposed differently
     surroundings: bool = False  # True: some with gray or foreign surroundings, empty, or out of focus
+    hints: bool = False  # True: some with the colours of some places given
     degrade: bool = False  # True: the gray version of some looks like an old print
     dropout: float = 0.0
     ema_decay: float = 0.0
@@ -201,9 +205,11 @@ class Recipe:
         Returns:
             Pixels a side, multiples of 32.
         """
-        if ARCHITECTURES[self.generator].multiscale and epoch < round(SMALL_SHARE * self.epochs):
-            return (_multiple_of_32(self.size / 2),)
-        return self.working_sizes
+        return (_multiple_of_32(self.size / 2),) if self.is_small_in(epoch) else self.working_sizes
+
+    def is_small_in(self, epoch: int) -> bool:
+        """Whether pictures are smaller in an epoch than the generator's working sizes; epochs are counted from 0."""
+        return ARCHITECTURES[self.generator].multiscale and epoch < round(SMALL_SHARE * self.epochs)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
@@ -293,5 +299,7 @@ MULTISCALE = replace(
     places=384,  # of the 9,216 that a picture of 192×192 has
     weight_decay=0.1,
     surroundings=True,
+    hints=True,
+    degrade=True,
 )
 RECIPES = {recipe.name: recipe for recipe in (GAN_L1, GAN_MSE, WGAN_GP, DISTRIBUTION, MULTISCALE)}

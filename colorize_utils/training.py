@@ -39,6 +39,7 @@ from colorize_utils.colour import luma
 from colorize_utils.data import EpochBatches, Splits, generator_for, make_loader
 from colorize_utils.data.augmentation import augmented, flip_some, with_surroundings
 from colorize_utils.data.degradation import with_old_prints
+from colorize_utils.data.hints import with_hints
 from colorize_utils.devices import (
     Precision,
     choose_device,
@@ -213,13 +214,14 @@ class Trainer:
 
     # ------------------------------------------------------------ the algorithm
 
-    def step(self, real: Tensor, gray: Tensor, rng: torch.Generator) -> Tensor:
+    def step(self, real: Tensor, gray: Tensor, rng: torch.Generator, hints: Tensor | None = None) -> Tensor:
         """One step of the algorithm: first the discriminator (or critic) learns, then the generator.
 
         Args:
             real: (B, 3, H, W), RGB in [0, 1], on the trainer's device.
             gray: (B, 1, H, W) in [0, 1], the same pictures in gray.
             rng: A CPU generator for the step's random choices.
+            hints: (B, 3, H, W), for a generator that takes them (multiscale.py); by default none.
 
         Returns:
             The losses, (5,), detached, in the order of `STEP_LOSSES`; the adversary's are 0 where the recipe has none.
@@ -227,9 +229,11 @@ class Trainer:
         recipe = self.recipe
         logits: Tensor | None
         if recipe.places:
-            fake, logits, real = self.generate_at_places(gray, real, rng)
+            fake, logits, real = self.generate_at_places(gray, real, rng, hints)
         else:
-            fake, logits = self.generate(gray)  # (B, 3, H, W), for both networks: the generator's own step comes last
+            fake, logits = self.generate(
+                gray, hints
+            )  # (B, 3, H, W), for both networks: the generator's own step comes last
         d_loss = adversarial = torch.zeros((), device=self.device)  # they stay 0 in a recipe without an adversary
         for real_batch, fake_batch in self.adversary_batches(real, fake, rng):
             d_loss = self.update_discriminator(real_batch, fake_batch, rng)
@@ -249,11 +253,12 @@ class Trainer:
         squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
         return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
 
-    def generate(self, gray: Tensor) -> tuple[Tensor, Tensor | None]:
+    def generate(self, gray: Tensor, hints: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Colour pictures from the generator, in the trainer's precision.
 
         Args:
             gray: (B, 1, H, W) in [0, 1].
+            hints: (B, 3, H, W), for a generator that takes them; by default none.
 
         Returns:
             Generated pictures (B, 3, H, W), RGB in about [0, 1], float32; and the logits of the distribution over
@@ -262,10 +267,12 @@ class Trainer:
         with self.precision.autocast():
             if not isinstance(self.predictor, MeanColour):
                 return self.predictor(gray).float(), None
-            logits = self.generator(gray).float()
+            logits = (self.generator(gray) if hints is None else self.generator(gray, hints)).float()
             return self.predictor.colour(gray, logits), logits
 
-    def generate_at_places(self, gray: Tensor, real: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def generate_at_places(
+        self, gray: Tensor, real: Tensor, rng: torch.Generator, hints: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Colour at `recipe.places` random places of each picture, from a generator that predicts a distribution.
 
         The places, N in all, are as far apart in their pictures as they happen to be; they are arranged as one
@@ -275,6 +282,7 @@ class Trainer:
             gray: (B, 1, H, W) in [0, 1].
             real: (B, 3, H, W), RGB in [0, 1].
             rng: A CPU generator for the choice of places.
+            hints: (B, 3, H, W), for a generator that takes them; by default none.
 
         Returns:
             Generated colour (1, 3, N, 1), RGB in about [0, 1]; the logits of its distribution, (1, COLOURS, N, 1); and
@@ -283,7 +291,7 @@ class Trainer:
         # A recipe refuses places for other generators.
         assert isinstance(self.generator, (DistributionUNet, MultiscaleUNet))
         with self.precision.autocast():
-            features = self.generator.features(gray)  # (B, C, H/2, W/2)
+            features = self.generator.features(*(gray,) if hints is None else (gray, hints))  # (B, C, H/2, W/2)
             count = len(gray) * features.shape[-2] * features.shape[-1]
             chosen = torch.randperm(count, generator=rng)[: self.recipe.places * len(gray)].to(gray.device)
 
@@ -316,7 +324,7 @@ class Trainer:
             real, gray = augmented(real, rng)
         if self.recipe.surroundings:
             real, gray = with_surroundings(real, rng)
-        if self.recipe.degrade:
+        if self.recipe.degrade and not self.recipe.is_small_in(self.epoch):
             real, gray = with_old_prints(real, gray, rng)
         return real.to(self.device), gray.to(self.device)
 
@@ -432,7 +440,10 @@ class Trainer:
                 rng = generator_for(self.seed, self.epoch, len(self.step_losses), 1)
                 torch.manual_seed(rng.initial_seed())  # of dropout
                 real, gray = self.training_batch(indices, rng)
-                self.step_losses.append(self.step(real, gray, rng))
+                hints = None
+                if self.recipe.hints and not self.recipe.is_small_in(self.epoch):
+                    real, hints = with_hints(real, rng)
+                self.step_losses.append(self.step(real, gray, rng, hints))
                 if len(self.step_losses) % CHECK_EVERY == 0:
                     self.require_finite()
                 self.epoch_seconds = time.perf_counter() - start

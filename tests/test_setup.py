@@ -41,13 +41,15 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 # Who may import whom: a floor those below it only, and a room what stands before it on its own floor. Not named are a
 # package's __init__, which hands on the names of its rooms, and the package's own, which imports lazily.
 FLOORS = [
-    "errors files runs generator_registry recipes palette colour",
+    "errors files runs generator_registry recipes palette colour naming",
     "models losses devices metrics multiscale",
-    "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.pairs",
+    "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.hints",
+    "data.pairs",
     "checkpoints.state checkpoints.hub plots",
-    "training inference.engine inference.quantization inference.precision inference.familiarity",
+    "training inference.hints inference.engine inference.quantization inference.precision inference.familiarity",
     "inference.colorizer inference.batch",
-    "evaluation.realism evaluation.prints evaluation.comparison evaluation.report evaluation.provenance",
+    "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
+    "evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
     "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
     "__main__",

@@ -19,12 +19,12 @@ from colorize_utils import checkpoints, devices, losses, training
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.data import degradation, generator_for, load_splits, make_loader
 from colorize_utils.devices import Precision, choose_device, choose_precision, frozen
-from colorize_utils.errors import DeviceError, TrainingError
+from colorize_utils.errors import CheckpointError, DeviceError, TrainingError
 from colorize_utils.losses import distribution_loss
 from colorize_utils.metrics import Validation, gray_baseline, mean_chroma_baseline, scoreboard, validate
 from colorize_utils.models import MeanColour, UNet, build_generator
 from colorize_utils.multiscale import MultiscaleUNet
-from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, RECIPES, WGAN_GP
+from colorize_utils.recipes import DISTRIBUTION, GAN_L1, GAN_MSE, MULTISCALE, RECIPES, WGAN_GP
 from colorize_utils.training import ADVERSARY_CURVES, CURVES, Diverged, Interrupted, MovingAverage, Trainer, train
 
 TINY = {"size": 32, "width": 1 / 16, "batch_size": 8, "epochs": 2}
@@ -178,9 +178,9 @@ def test_both_networks_learn_from_pictures_made_alike(splits, tmp_path, monkeypa
     seen = {"generator": [], "adversary": []}
     step, update = Trainer.step, Trainer.update_discriminator
 
-    def stepped(self, real, gray, rng):
+    def stepped(self, real, gray, rng, hints=None):
         seen["generator"].append(real)
-        return step(self, real, gray, rng)
+        return step(self, real, gray, rng, hints)
 
     def updated(self, real, fake, rng):
         seen["adversary"].append(real)
@@ -998,6 +998,73 @@ def test_old_prints_are_learned_from_where_the_recipe_says_so(splits, monkeypatc
     assert torch.equal(real, plain[0])
     changed = (gray != plain[1]).flatten(1).any(dim=1)
     assert 4 <= changed.sum() <= 20
+
+
+def test_hints_come_with_the_working_sizes_and_reach_the_network(splits, tmp_path, monkeypatch):
+    seen, step = {}, Trainer.step
+
+    def stepped(self, real, gray, rng, hints=None):
+        seen.setdefault(self.epoch, []).append(hints)
+        return step(self, real, gray, rng, hints)
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+    recipe = tiny(MULTISCALE, size=32, epochs=4)
+    run(recipe, splits, tmp_path / "hinted")
+    assert [recipe.is_small_in(epoch) for epoch in range(4)] == [True, True, False, False]
+    assert all(hints is None for epoch in (0, 1) for hints in seen[epoch])
+    assert all(hints.shape[1] == 3 and hints[:, 2].any() for epoch in (2, 3) for hints in seen[epoch])
+    seen.clear()
+    run(replace(recipe, hints=False), splits, tmp_path / "plain")
+    assert all(hints is None for epoch in seen.values() for hints in epoch)
+
+
+def test_a_step_learns_from_hints(splits):
+    def weights(hints):
+        torch.manual_seed(0)
+        trainer = Trainer(tiny(MULTISCALE, dropout=0.0), splits, CPU)
+        trainer.step(*splits.train[list(range(8))], generator_for(0), hints)
+        return trainer.generator.state_dict()
+
+    assert not same(weights(torch.full((8, 3, 32, 32), 0.2)), weights(None))
+
+
+def test_a_run_starts_from_a_checkpoint_and_says_so(splits, tmp_path):
+    recipe = tiny(MULTISCALE, epochs=1)
+    run(recipe, splits, tmp_path / "first")
+    first = tmp_path / "first/best.safetensors"
+    trainer = Trainer(recipe, splits, CPU, seed=1)
+    trainer.start_from(first)
+    expected = load_file(first)
+    for network in (trainer.generator, trainer.kept):
+        assert same(dict(network.state_dict()), expected)
+    run(recipe, splits, tmp_path / "second", start_from=first)
+    started = load_generator(tmp_path / "second/best.safetensors").metadata["started_from"]
+    assert started.startswith("best.safetensors (") and load_generator(first).metadata["started_from"] == ""
+    run(replace(recipe, decay=False, epochs=1), splits, tmp_path / "third", start_from=first)
+    run(replace(recipe, decay=False, epochs=2), splits, tmp_path / "third", start_from=first, resume=True)
+    assert load_generator(tmp_path / "third/last.safetensors").metadata["started_from"] == started
+    assert len(json.loads((tmp_path / "third/history.json").read_text())["psnr"]) == 2
+
+
+def test_input_channels_that_a_checkpoint_has_not_keep_their_random_weights(splits, tmp_path):
+    recipe = tiny(MULTISCALE)
+    state = Trainer(recipe, splits, CPU).generator.state_dict()
+    old = {key: value[:, :4] if key == "fine_encoder.conv.0.weight" else value for key, value in state.items()}
+    torch.save(old, tmp_path / "old.pt")
+    torch.manual_seed(7)
+    trainer = Trainer(recipe, splits, CPU)
+    before = trainer.generator.fine_encoder.conv[0].weight.clone()
+    trainer.start_from(tmp_path / "old.pt")
+    after = trainer.generator.fine_encoder.conv[0].weight
+    assert torch.equal(after[:, :4], old["fine_encoder.conv.0.weight"])
+    assert torch.equal(after[:, 4:], before[:, 4:])
+
+
+def test_a_checkpoint_that_does_not_fit_starts_nothing(splits, tmp_path, tiny_checkpoint):
+    for recipe in (tiny(MULTISCALE), tiny(GAN_L1, width=1 / 8)):
+        with pytest.raises(CheckpointError, match=f"tiny.safetensors does not fit {recipe.name}"):
+            run(recipe, splits, tmp_path / "run", start_from=tiny_checkpoint)
+    assert not (tmp_path / "run/state.pt").exists()
 
 
 def test_runs_of_a_version_that_had_other_names_go_on(splits, tmp_path):

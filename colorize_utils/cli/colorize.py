@@ -5,8 +5,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from colorize_utils.cli.options import add_precision_option, imports_uncollected
+from colorize_utils.cli.options import add_precision_option, at_least, imports_uncollected
+
+if TYPE_CHECKING:  # with them torch
+    from colorize_utils.inference import Colorizer, Hint
 
 MOST_NAMED = 10  # pictures that a note names
 DESCRIPTION = "Colorize gray pictures: a file, several, or whole folders."
@@ -31,6 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("safe", "vivid"),
         help="safe (default): the mean of what is possible; vivid: stronger colours; for models that have both",
     )
+    parser.add_argument(
+        "--hint",
+        action="append",
+        metavar="X,Y,COLOUR",
+        help="the colour of a place, which spreads to what belongs to it, such as 320,210,#c03050 or 320,210,red; can "
+        "be given several times; for one picture",
+    )
+    parser.add_argument("--hints", type=Path, metavar="FILE", help="hints from a JSON file: a list of x, y and colour")
+    parser.add_argument(
+        "--answers",
+        type=at_least(1),
+        metavar="N",
+        help="up to N pictures of each, where the model thinks several likely",
+    )
+    parser.add_argument("--uncertainty", type=Path, metavar="FILE", help="also a map of where the model guesses, light")
     parser.add_argument("--raw", action="store_true", help="the network's own output, luminance included")
     parser.add_argument(
         "--skip-colour",
@@ -58,11 +77,17 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("--sample takes no pictures")
     if not 0 <= options.strength <= 4:
         parser.error(f"--strength must lie in 0 … 4, got {options.strength:g}")
+    about_one = [flag for flag in ("hint", "hints", "uncertainty") if getattr(options, flag)]
+    if about_one and (len(options.pictures) > 1 or any(path.is_dir() for path in options.pictures)):
+        parser.error(f"--{about_one[0]} is about one picture; give one")
+    if options.answers and (options.raw or options.hint or options.hints):
+        parser.error("--answers makes hints of its own; leave out --raw, --hint and --hints")
 
     with imports_uncollected():
         from colorize_utils.checkpoints import DEFAULT
         from colorize_utils.devices import keep_freed_memory
-        from colorize_utils.inference import Colorizer
+        from colorize_utils.errors import HintError
+        from colorize_utils.inference import Colorizer, Hint, read_hints
         from colorize_utils.inference.batch import colorize_files
 
     progress, model = not options.quiet, options.model or DEFAULT
@@ -71,10 +96,20 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         keep_freed_memory()
     if options.style not in (None, *colorizer.styles):
         parser.error(f"{colorizer.name} has no style {options.style}: it names a single colour; --strength is for it")
+    try:
+        hints = [*(read_hints(options.hints) if options.hints else ()), *map(Hint.parse, options.hint or ())]
+    except HintError as error:
+        parser.error(str(error))
+    if (hints or options.answers) and not colorizer.takes_hints:
+        parser.error(f"{colorizer.name} takes no hints, and so has one answer; leave out --model")
+    if options.uncertainty and not colorizer.has_distribution:
+        parser.error(f"{colorizer.name} does not know where it guesses; leave out --model")
+    pictures = options.pictures or [_sample()]
     report = colorize_files(
         colorizer,
-        options.pictures or [_sample()],
+        pictures,
         options.output,
+        answers=options.answers,
         overwrite=options.overwrite,
         skip_colour=options.skip_colour,
         progress=progress,
@@ -82,7 +117,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         keep_luminance=not options.raw,
         strength=options.strength,
         style=options.style,
+        hints=hints,
     )
+    if options.uncertainty and not report.failed:
+        _write_uncertainty(colorizer, pictures[0], hints, options.uncertainty)
     for line in report.failed:
         print(f"error: {line}", file=sys.stderr)
     if report.links:
@@ -112,6 +150,9 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     counts = f"{len(report.written)} colorized, {len(report.skipped)} already there, {len(report.failed)} failed"
     if report.left:
         print(f"{counts}, {len(report.left)} left, which have colours of their own")
+    elif report.chosen:
+        for path, (name, probability) in report.chosen.items():
+            print(f"{path}: {name}, {probability:.0%}")
     elif len(report.written) == 1:
         print(report.written[0])
     elif report.written or report.skipped:
@@ -152,3 +193,14 @@ def _list_models() -> int:
         print(f"{entry.name}{default}: {entry.note}; {entry.architecture}, width {entry.width:g}, ", end="")
         print(f"{entry.size}×{entry.size}; licence: {entry.licence}")
     return 0
+
+
+def _write_uncertainty(colorizer: "Colorizer", picture: Path, hints: list["Hint"], path: Path) -> None:
+    """A gray picture, white where the model's belief is widest."""
+    import numpy as np
+    from PIL import Image
+
+    from colorize_utils.data.pictures import open_upright, save_picture
+
+    map_of_it = colorizer.uncertainty(open_upright(picture), hints)
+    save_picture(Image.fromarray(np.rint(255 * map_of_it).astype(np.uint8)), path)

@@ -4,8 +4,13 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from colorize_utils.cli.options import add_data_options, add_precision_option, at_least
+
+if TYPE_CHECKING:  # with them torch
+    from colorize_utils.data import PairDataset
+    from colorize_utils.inference import Colorizer
 
 DESCRIPTION = "Score checkpoints, used as people use them, and the baselines on the same pictures."
 
@@ -31,12 +36,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also what becomes of the colours where pictures are degraded to old prints, drawn by --seed",
     )
     add_precision_option(parser)
+    group = parser.add_argument_group("instead of scores, of one model")
+    group.add_argument(
+        "--hints", type=_counts, metavar="N,N,…", help="what so many true hints are worth, such as 0,1,2,5,10,20,50"
+    )
+    group.add_argument("--answers", type=at_least(2), metavar="N", help="what the best of N answers is worth")
+    group.add_argument("--uncertainty", action="store_true", help="whether it is wrong where it says that it guesses")
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
     parser.add_argument(
         "--report",
         type=Path,
         help="also write a page about the (first) model into this folder: examples, failures, colours, species",
     )
+
+
+def _counts(text: str) -> list[int]:
+    counts = [int(part) for part in text.split(",")]
+    if min(counts) < 0:
+        raise ValueError
+    return counts
 
 
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -66,6 +84,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     splits = load_splits(options.data, options.size, **how)
     require_unseen(records, splits, options.split)
     dataset = getattr(splits, options.split).sample(options.limit, options.seed)
+    if options.hints or options.answers or options.uncertainty:
+        if len(models) > 1:
+            parser.error("--hints, --answers and --uncertainty are about one model; give one")
+        if options.realism or options.degraded:
+            parser.error("--realism and --degraded belong to the scores: leave out --hints, --answers, --uncertainty")
+        return _evaluate_choices(colorizers[models[0]], dataset, options)
     predictors = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
     first, shown = colorizers[models[0]], {}
     for model, colorizer in colorizers.items():
@@ -110,4 +134,31 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         notes = remarks({first.name: records[models[0]]}, splits, options.split)
         paths = write_report(options.report, title, dataset, styles, names.get, options.seed, progress, notes)
         print(f"\nreport: {paths[-1]}")
+    return 0
+
+
+def _evaluate_choices(colorizer: "Colorizer", dataset: "PairDataset", options: argparse.Namespace) -> int:
+    from colorize_utils.evaluation import choices
+    from colorize_utils.files import atomic_write
+
+    progress, found = not options.quiet, {}
+    print(f"{colorizer.name}: {len(dataset)} pictures of the {options.split} split at {options.size}×{options.size}")
+    if options.hints:
+        scores = choices.score_hints(colorizer, dataset, options.hints, options.seed, progress)
+        found["hints"] = [asdict(score) for score in scores]
+        print(f"\n{choices.format_hints(scores)}")
+    if options.answers:
+        answers = choices.score_answers(colorizer, dataset, options.answers, progress)
+        found["answers"] = [asdict(answers)]
+        print(
+            f"\nanswers: {answers.answers:.1f} a picture; {answers.psnr:.2f} dB without, {answers.best:.2f} the best; "
+            f"CIEDE2000 between two where they differ visibly: {answers.difference:.1f}"
+        )
+    if options.uncertainty:
+        correlation = choices.uncertainty_correlation(colorizer, dataset, progress)
+        found["uncertainty"] = [{"rank_correlation": correlation}]
+        print(f"\nrank correlation of uncertainty and error within a picture: {correlation:.2f}")
+    if options.json:
+        with atomic_write(options.json) as temporary:
+            temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return 0

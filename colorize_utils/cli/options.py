@@ -26,6 +26,7 @@ RECIPE_HELP = {
     "flip": "mirror about half of the training pictures",
     "augment": "turn, scale, shift and light the training pictures otherwise",
     "surroundings": "gray or foreign surroundings for some training pictures",
+    "hints": "give some training pictures the colours of some places, from the second half on (multiscale)",
     "degrade": "make the gray version of some training pictures look like an old print",
     "places": "random places of a picture at which a distribution is learned; 0: all (distribution, multiscale)",
     "weight_decay": "decay of the generator's kernels, as in AdamW",

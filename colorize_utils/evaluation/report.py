@@ -20,12 +20,9 @@ from colorize_utils.colour import unit
 from colorize_utils.data import PairDataset, make_loader
 from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Predictor, ciede2000, gray_baseline, lab, psnr
+from colorize_utils.naming import NAMES, colour_name
 from colorize_utils.plots import plot_grid, save_figure
 
-PALE = 10.0  # C*ab, the chroma in CIE L*a*b*, up to which a main colour is called white or gray
-HUES = {"pink": 20, "red": 50, "orange": 72, "yellow": 105, "green": 190, "blue": 295, "purple": 345}
-"""The hue angle in CIE a*b*, in degrees, at which each name ends; from the last one up to 360 it is pink again."""
-NAMES = (*HUES, "white or gray")
 WORST = 0.05  # share of the pictures that count as failures
 SHOWN = 8  # pictures in a grid
 REMEMBERED = 1_000_000_000  # bytes, of a predictor's results
@@ -43,14 +40,6 @@ def main_colour(colour: Tensor) -> Tensor:
     height, width = colour.shape[-2:]
     middle = colour[..., height // 4 : height - height // 4, width // 4 : width - width // 4]
     return lab(middle)[:, 1:].mean(dim=(2, 3))
-
-
-def colour_name(a: float, b: float) -> str:
-    """The name, one of `NAMES`, of a colour with this CIE a* and b*."""
-    if np.hypot(a, b) <= PALE:
-        return NAMES[-1]
-    hue = np.degrees(np.arctan2(b, a)) % 360
-    return next((name for name, end in HUES.items() if hue < end), "pink")
 
 
 @dataclass(frozen=True)

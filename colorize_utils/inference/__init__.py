@@ -2,5 +2,16 @@
 
 from colorize_utils.inference.batch import colorize_files
 from colorize_utils.inference.colorizer import DEFAULT_STYLE, STYLES, Colorizer
+from colorize_utils.inference.hints import Answer, Belief, Hint, read_hints, write_hints
 
-__all__ = ["DEFAULT_STYLE", "STYLES", "Colorizer", "colorize_files"]
+__all__ = [
+    "DEFAULT_STYLE",
+    "STYLES",
+    "Answer",
+    "Belief",
+    "Colorizer",
+    "Hint",
+    "colorize_files",
+    "read_hints",
+    "write_hints",
+]

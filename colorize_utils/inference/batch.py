@@ -26,7 +26,7 @@ from colorize_utils.data.pictures import (
     without_warnings,
 )
 from colorize_utils.devices import is_out_of_memory, usable_cores
-from colorize_utils.errors import PictureError
+from colorize_utils.errors import HintError, PictureError
 from colorize_utils.files import MAX_NAME, shortened
 from colorize_utils.inference.colorizer import Colorizer
 from colorize_utils.multiscale import UNFAMILIAR
@@ -54,6 +54,7 @@ class BatchReport:
         coloured: Originals that were opened and have colours of their own (`has_colours`; of several pages, any).
         unfamiliar: Originals of which the network is sure that they are none of its kind, each with that number
             (`Colorizer.unfamiliarity`; of several pages, the highest).
+        chosen: What distinguishes each answer, by its file: the name and the probability of the colour that was chosen.
         left: Originals that were left alone because they have colours of their own.
         unread: How many files of the folders cannot be read as pictures, by their suffix in lower case.
         links: Links to other folders in the given ones; they are not followed.
@@ -65,6 +66,7 @@ class BatchReport:
     others: list[tuple[Path, Mark]] = field(default_factory=list)
     coloured: list[Path] = field(default_factory=list)
     unfamiliar: list[tuple[Path, float]] = field(default_factory=list)
+    chosen: dict[Path, tuple[str, float]] = field(default_factory=dict)
     left: list[Path] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)
     links: list[Path] = field(default_factory=list)
@@ -79,6 +81,7 @@ def colorize_files(
     skip_colour: bool = False,
     progress: bool = True,
     mark: bool = True,
+    answers: int | None = None,
     **how: Any,
 ) -> BatchReport:
     """Colorizes files and whole folders; if a picture fails, the others are still done.
@@ -100,6 +103,8 @@ def colorize_files(
         skip_colour: Leaves pictures alone that have colours of their own (`has_colours`); of several pages, those that
             have keep their colours.
         progress: Shows a progress bar where there are several pictures.
+        answers: Writes up to so many answers for each picture (`Colorizer.answers`) in place of one result: NAME-1.jpg,
+            NAME-2.jpg … where the result would have been NAME.jpg. For files of one page.
         mark: Whether results say that their colours are predicted, by which model and in which style.
         **how: Goes to `Colorizer.colorize`.
 
@@ -123,6 +128,13 @@ def colorize_files(
         claimed.setdefault(target, original)
     room = _Room(PIXELS_AT_ONCE)
 
+    def write_answers(page: Image.Image, original: Path, target: Path) -> None:
+        kept = {name: value for name, value in how.items() if name in ("strength", "style")}
+        for number, answer in enumerate(colorizer.answers(page, answers or 1, **kept), 1):
+            path = _numbered(target, number)
+            save_picture(answer.picture, path, original, own if mark else None)
+            report.chosen[path] = (answer.name, answer.probability)
+
     def colorize(original: Path, target: Path) -> tuple[str, bool, float]:
         """Colorizes a picture.
 
@@ -132,14 +144,23 @@ def colorize_files(
             raise PictureError(f"{target} is an original; choose another output")
         if claimed[target] != original:
             raise PictureError(f"{original}: {target} is the result of {claimed[target]} already; rename one of them")
-        if target.exists() and not overwrite:
+        first = target if answers is None else _numbered(target, 1)
+        if first.exists() and not overwrite:
             if single:
-                raise PictureError(f"{target} exists already; --overwrite replaces it, -o chooses another name")
+                raise PictureError(f"{first} exists already; --overwrite replaces it, -o chooses another name")
             return "skipped", False, 0.0
         with open_pages(original) as pages, room.taken(pages.pixels):
             if skip_colour and all(has_colours(page) for page in pages):
                 return "left", True, 0.0
             require_room(target, pages, original)
+            if answers is not None:
+                if len(pages) > 1:
+                    raise PictureError(
+                        f"{original} has {len(pages)} pages; several answers are for one: split it first"
+                    )
+                (page,) = pages
+                write_answers(page, original, target)
+                return "written", has_colours(page), colorizer.unfamiliarity(page) or 0.0
             own_colours, strange = [], [0.0]
 
             def coloured() -> Iterator[tuple[Image.Image, Image.Image]]:
@@ -169,7 +190,8 @@ def colorize_files(
                 except Exception as error:
                     report.failed.append(_line(original, error))
                     continue
-                getattr(report, outcome).append(original if outcome == "left" else target)
+                made = target if answers is None else _numbered(target, 1)
+                getattr(report, outcome).append(original if outcome == "left" else made)
                 if coloured:
                     report.coloured.append(original)
                 if strange > UNFAMILIAR:
@@ -217,6 +239,8 @@ def _as_it_is(page: Image.Image) -> Image.Image:
 def _line(original: Path, error: Exception) -> str:
     if isinstance(error, PictureError):
         return str(error)
+    if isinstance(error, HintError):
+        return f"{original}: {error}"
     if is_out_of_memory(error):
         return f"{original} needs more memory than there is; make it smaller"
     if isinstance(error, OSError):  # for instance, it vanished after it was opened
@@ -270,6 +294,10 @@ def _file_target(original: Path, output: Path | None, several: bool) -> Path:
     if several or output.is_dir():
         return _colour_name(output / original.name)
     return output
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{shortened(path.stem, MAX_NAME - len(path.suffix) - 4)}-{number}{path.suffix}")
 
 
 def _colour_name(path: Path, addition: str = "") -> Path:

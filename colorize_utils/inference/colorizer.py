@@ -9,7 +9,7 @@ output; `keep_luminance=False` gives that, clamped and scaled back up.
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from colorize_utils import palette
 from colorize_utils.checkpoints import DEFAULT, load_generator
 from colorize_utils.colour import chroma_of, merge, unit, with_chroma
 from colorize_utils.data.metadata import Mark
-from colorize_utils.data.pictures import PictureLike, to_gray
+from colorize_utils.data.pictures import GrayPicture, PictureLike, to_gray
 from colorize_utils.devices import choose_device
-from colorize_utils.errors import CheckpointError, DeviceError
+from colorize_utils.errors import CheckpointError, DeviceError, HintError
+from colorize_utils.inference.hints import Answer, Belief, Hint, beliefs, hint_planes
 from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16
 from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
 from colorize_utils.multiscale import AveragedDistribution, MultiscaleUNet
@@ -37,6 +38,10 @@ STYLES = tuple(_STYLES)
 DEFAULT_STYLE = "safe"
 _DEVICES = {"int8": ("cpu",), "bf16": ("cpu", "cuda")}  # that can compute in it; fp32 all can
 _MOST = 1e6  # largest magnitude of an output that merging in float32 can take
+_AROUND = 1  # places of the distribution in each direction that are averaged for the belief at a place
+# Side of the window that smooths the width of belief, before its widest place is sought: a petal, not a pixel.
+_WINDOW = 9
+_SURE = 0.4  # standard deviation of chroma, red and blue together, that counts as no belief at all
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory that a large photograph takes, and fits the CPU's cache
 
 
@@ -90,6 +95,7 @@ class Colorizer:
 
     Attributes:
         has_distribution: Whether the network predicts a distribution over colours.
+        takes_hints: Whether it can be given the colours of places.
         precision: The precision in use: "fp32", "bf16" or "int8".
 
     Raises:
@@ -116,6 +122,7 @@ class Colorizer:
         if isinstance(network, MeanColour):
             network = network.generator  # its distribution; the mean colour is the style "safe"
         self.has_distribution = predicts_distribution(network)
+        self.takes_hints = isinstance(network, MultiscaleUNet)
         self._judge: MultiscaleUNet | None = None
         if isinstance(network, MultiscaleUNet) and network.knows_what_it_knows:
             self._judge = network.at(min(network.side_lengths)).to(self.device)
@@ -225,7 +232,12 @@ class Colorizer:
         return Mark(self.name, self.checkpoint[:12], self._known(style))
 
     def colorize(
-        self, picture: PictureLike, keep_luminance: bool = True, strength: float = 1.0, style: str | None = None
+        self,
+        picture: PictureLike,
+        keep_luminance: bool = True,
+        strength: float = 1.0,
+        style: str | None = None,
+        hints: Sequence[Hint] = (),
     ) -> Image.Image:
         """Colorizes a picture.
 
@@ -239,25 +251,138 @@ class Colorizer:
             style: "safe" is the annealed mean of the predicted distribution over colours; "vivid" has the strength of
                 the colours in it, which the mean of different colours lacks (palette.py). By default `default_style`.
                 A network that predicts a single colour has "safe" alone.
+            hints: The colours of places, which the network spreads to what belongs to them.
 
         Returns:
             The picture in colour, of exactly its upright size: 8-bit RGB, or RGBA where it has alpha.
 
         Raises:
             PictureError: The picture cannot be read.
-            ValueError: An array does not fit, or the network does not have the style.
+            ValueError: An array does not fit, the network does not have the style or takes no hints, or a hint lies off
+                the picture.
             CheckpointError: The network's output is NaN or out of all bounds.
         """
         style = self._known(style)
         source = to_gray(picture)
         if keep_luminance:
-            chroma = 255 * strength * self._chroma(source.gray, style)  # (2, h, w)
-            rgb = _in_bands(chroma, source.gray, merge)
+            (chroma,) = self._chroma(source.gray, style, [hints])  # (2, h, w)
+            rgb = _in_bands(255 * strength * chroma, source.gray, merge)
         else:
-            rgb = _in_bands(self._raw(source.gray, style), source.gray, _clamped)
-        if source.alpha is None:
-            return Image.fromarray(rgb)
-        return Image.fromarray(np.dstack([rgb, source.alpha]))
+            rgb = _in_bands(self._raw(source.gray, style, hints), source.gray, _clamped)
+        return _image(rgb, source)
+
+    def answers(
+        self, picture: PictureLike, count: int = 4, strength: float = 1.0, style: str | None = None
+    ) -> list[Answer]:
+        """Several ways to colour a picture, which differ in the colour of what the network is least sure of.
+
+        Where its belief is widest, each colour that it thinks likely is given as a hint, and spread to what belongs
+        there. So every answer is coherent, as colours that are drawn pixel by pixel are not. Colours are told apart by
+        what people call them.
+
+        Args:
+            picture: As in `colorize`.
+            count: How many at most; fewer where it thinks fewer colours likely.
+            strength: As in `colorize`.
+            style: As in `colorize`.
+
+        Returns:
+            The answers, the likeliest first; one at least.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: An array does not fit, `count` is not positive, the network does not have the style, or takes no
+                hints.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
+        if count < 1:
+            raise ValueError(f"count must be positive, got {count}")
+        style = self._known(style)
+        self._require_hints()
+        source = to_gray(picture)
+        height, width = source.gray.shape
+        probabilities = self._predict(self._working_size(source.gray))[0].numpy()  # (COLOURS, h, w)
+        row, column = _widest(probabilities)
+        h, w = probabilities.shape[1:]
+        x, y = (column + 0.5) * width / w, (row + 0.5) * height / h
+        found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
+        radius = max(1.0, 1.5 * (height * width / (4 * h * w)) ** 0.5)  # three pixels wide at working size
+        chosen = [(Hint(x, y, belief.colour, radius),) for belief in found]
+        pictures = self.colorize_each(picture, chosen, strength, style)
+        return [
+            Answer(answer, hints, belief.probability, belief.name)
+            for answer, hints, belief in zip(pictures, chosen, found, strict=True)
+        ]
+
+    def colorize_each(
+        self, picture: PictureLike, several: Sequence[Sequence[Hint]], strength: float = 1.0, style: str | None = None
+    ) -> list[Image.Image]:
+        """Colorizes a picture once for each of several sets of hints, which is quicker than one after the other.
+
+        Args:
+            picture: As in `colorize`.
+            several: The sets; one may be empty.
+            strength: As in `colorize`.
+            style: As in `colorize`.
+
+        Returns:
+            A picture for each set, as `colorize` gives it, but for the rounding of a sum in another order.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: As in `colorize`.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
+        style = self._known(style)
+        source = to_gray(picture)
+        chromas = self._chroma(source.gray, style, several)
+        return [_image(_in_bands(255 * strength * chroma, source.gray, merge), source) for chroma in chromas]
+
+    def palette_at(self, picture: PictureLike, x: float, y: float, hints: Sequence[Hint] = ()) -> list[Belief]:
+        """The colours that the network thinks likely at a place: what an interface offers there.
+
+        Args:
+            picture: As in `colorize`.
+            x: The place's column, in pixels of the upright picture.
+            y: Its row.
+            hints: As in `colorize`.
+
+        Returns:
+            One colour for each name that people would give it, the likeliest first.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: An array does not fit, the place or a hint lies off the picture, or the network predicts no
+                distribution.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
+        gray = to_gray(picture).gray
+        height, width = gray.shape
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"({x:g}, {y:g}) lies off the picture, which is {width} wide and {height} high")
+        probabilities = self._distribution(gray, hints)
+        row, column = int(y * probabilities.shape[1] / height), int(x * probabilities.shape[2] / width)
+        return _believed_at(probabilities, row, column, gray, x, y)
+
+    def uncertainty(self, picture: PictureLike, hints: Sequence[Hint] = ()) -> np.ndarray:
+        """Where the network guesses: the width of its belief.
+
+        Args:
+            picture: As in `colorize`.
+            hints: As in `colorize`.
+
+        Returns:
+            (H, W) float32 in [0, 1], of the picture's upright size: the standard deviation of chroma, as a share of the
+            one that counts as no belief at all.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: An array does not fit, a hint lies off the picture, or the network predicts no distribution.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
+        gray = to_gray(picture).gray
+        width_of_belief = np.sqrt(palette.variance(self._distribution(gray, hints))) / _SURE
+        return _resize(width_of_belief.clip(0, 1), *gray.shape)
 
     def unfamiliarity(self, picture: PictureLike) -> float | None:
         """How sure the network is that a picture is none of the kind that it was trained on.
@@ -318,38 +443,66 @@ class Colorizer:
         h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * self.size // 2)) for side in (height, width))
         return _resize(gray, h, w)
 
-    def _chroma(self, gray: np.ndarray, style: str) -> Tensor:
-        """The network's chroma of a gray picture (H, W): red and blue minus luma, (2, h, w) in [−1, 1].
+    def _require_hints(self) -> None:
+        if not self.takes_hints:
+            raise HintError(f"{self.name} takes no hints; use the bundled checkpoint")
 
-        h and w are the sides at working size, or half of them where the network predicts a distribution.
-        """
+    def _distribution(self, gray: np.ndarray, hints: Sequence[Hint]) -> np.ndarray:
+        """The probabilities of the palette's colours, (COLOURS, h, w), for a gray picture (H, W)."""
+        if not self.has_distribution:
+            raise ValueError(f"{self.name} names a single colour for each place, and does not know how sure it is")
+        return self._predict(*self._asked(gray, [hints]))[0].numpy()
+
+    def _asked(self, gray: np.ndarray, several: Sequence[Sequence[Hint]]) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the network is asked for a gray picture (H, W): the picture at working size, and sets of hints there."""
         small = self._working_size(gray)
-        if self.has_distribution:
-            return _STYLES[style](self._predict(small))[0]
-        return chroma_of(self._predict(small))[0]
+        if len(several) == 1 and not several[0]:
+            return small, None
+        self._require_hints()
+        return small, np.stack([hint_planes(hints, gray, *small.shape) for hints in several])
 
-    def _raw(self, gray: np.ndarray, style: str) -> Tensor:
+    def _chroma(self, gray: np.ndarray, style: str, several: Sequence[Sequence[Hint]]) -> Tensor:
+        """The network's chroma of a gray picture (H, W), for each set of hints: (N, 2, h, w) in [−1, 1].
+
+        It is red and blue minus luma. h and w are the sides at working size, or half of them where the network predicts
+        a distribution.
+        """
+        output = self._predict(*self._asked(gray, several))
+        return _STYLES[style](output) if self.has_distribution else chroma_of(output)
+
+    def _raw(self, gray: np.ndarray, style: str, hints: Sequence[Hint]) -> Tensor:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
         side = 2 * max(1, self.size // 2)
         small = _resize(gray, side, side)
+        told = None
+        if hints:
+            self._require_hints()
+            told = hint_planes(hints, gray, side, side)[None]
+        output = self._predict(small, told)
         if self.has_distribution:
-            chroma = _STYLES[style](self._predict(small))
-            return with_chroma(_unit(small[None]), _enlarge(chroma, side, side))[0]
-        return self._predict(small)[0]
+            planes = [
+                _resize(plane, side, side, Image.Resampling.BICUBIC) for plane in _STYLES[style](output)[0].numpy()
+            ]
+            return with_chroma(_unit(small[None]), torch.from_numpy(np.stack(planes))[None])[0]
+        return output[0]
 
     @torch.inference_mode()
-    def _predict(self, levels: np.ndarray) -> Tensor:
+    def _predict(self, levels: np.ndarray, hints: np.ndarray | None = None) -> Tensor:
         """The network's answer to 8-bit gray (h, w) of even sides, on the CPU.
 
-        It is the probabilities of a distribution, (1, COLOURS, h/2, w/2), or colour, (1, 3, h, w).
+        It is the probabilities of a distribution, (N, COLOURS, h/2, w/2), or colour, (N, 3, h, w): one answer for each
+        set of hints (N, 3, h, w), or a single one where there are none.
         """
         gray = _unit(levels[None])
         h, w = levels.shape
         if not self.has_distribution:  # an `AveragedDistribution` pads by itself
             multiple = 2**POOLINGS
             gray = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+        asked = [gray.to(self.device)]
+        if hints is not None:
+            asked = [asked[0].expand(len(hints), -1, -1, -1), torch.from_numpy(hints).to(self.device)]
         with contextlib.nullcontext() if self._sharing else self._turn:
-            output = self.network(gray.to(self.device))
+            output = self.network(*asked)
         output = output[..., :h, :w].float().cpu()
         if not output.abs().max() < _MOST:  # true of NaN, too; finite weights may have products that are not finite
             raise CheckpointError(
@@ -358,40 +511,60 @@ class Colorizer:
         return output
 
 
+def _widest(probabilities: np.ndarray) -> tuple[int, int]:
+    """Row and column where the belief (COLOURS, h, w) is widest."""
+    width = torch.from_numpy(palette.variance(probabilities))[None, None]
+    smooth = F.avg_pool2d(width, _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=True)[0, 0]
+    row, column = divmod(int(smooth.argmax()), smooth.shape[1])
+    return row, column
+
+
+def _believed_at(
+    probabilities: np.ndarray, row: int, column: int, gray: np.ndarray, x: float, y: float
+) -> list[Belief]:
+    """What a distribution (COLOURS, h, w) believes around a place of it, which is the pixel (x, y) of the picture."""
+    around = probabilities[
+        :, max(0, row - _AROUND) : row + _AROUND + 1, max(0, column - _AROUND) : column + _AROUND + 1
+    ]
+    return beliefs(around.mean(axis=(1, 2)), float(gray[int(y), int(x)]))
+
+
+def _image(rgb: np.ndarray, source: GrayPicture) -> Image.Image:
+    """The colour (H, W, 3) as an image, with the alpha of the picture that it is of."""
+    return Image.fromarray(rgb if source.alpha is None else np.dstack([rgb, source.alpha]))
+
+
 def _unit(levels: np.ndarray) -> Tensor:
     return unit(torch.from_numpy(levels))[:, None]  # (B, h, w) → (B, 1, h, w)
 
 
-def _resize(gray: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes as the training pictures were: by Pillow's antialiased bilinear filter."""
-    return np.array(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
+def _resize(
+    plane: np.ndarray,
+    height: int,
+    width: int,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Resizes a plane (H, W), or a box of it, by Pillow, antialiased; bilinearly, as the training pictures were."""
+    return np.array(Image.fromarray(plane).resize((width, height), resampling, box))
 
 
 def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """Enlarges `small` (C, h, w) to the size of `gray` (H, W) and makes pixels of both, band by band: (H, W, 3) uint8.
 
     finish: makes pixels (b, W, 3) uint8 of a band of b rows, from its gray (b, W) and its enlarged planes (C, b, W).
-
-    Bicubic interpolation is separable: the columns are enlarged once, the rows band by band, as a product with rows of
-    the interpolation matrix. That matrix has a row for each of the picture's; tall pictures are transposed, so that it
-    stays small.
     """
     height, width = gray.shape
-    if height > width:
-        return _in_bands(small.mT, np.ascontiguousarray(gray.T), finish).transpose(1, 0, 2)
-    columns = _enlarge(small[None], small.shape[1], width)[0]  # (C, h, W)
-    rows = _enlarge(torch.eye(small.shape[1])[None, None], height, small.shape[1])[0, 0]  # (H, h)
+    rows = small.shape[1]
+    columns = [_resize(plane, rows, width, Image.Resampling.BICUBIC) for plane in small.numpy()]  # (h, W) each
     result = np.empty((height, width, 3), np.uint8)
     step = max(1, _BAND // width)
     for start in range(0, height, step):
-        part = slice(start, start + step)
-        result[part] = finish(gray[part], (rows[part] @ columns).numpy())
+        stop = min(start + step, height)
+        box = (0, start * rows / height, width, stop * rows / height)  # it reads beyond the box where the filter does
+        planes = [_resize(column, stop - start, width, Image.Resampling.BICUBIC, box) for column in columns]
+        result[start:stop] = finish(gray[start:stop], np.stack(planes))
     return result
-
-
-def _enlarge(planes: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic interpolation (B, C, h, w) → (B, C, height, width), antialiased where a side becomes shorter."""
-    return F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
 
 
 def _clamped(_: np.ndarray, colour: np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ from torch import nn
 from colorize_utils.errors import DeviceError
 from colorize_utils.files import atomic_write
 from colorize_utils.models import POOLINGS, fuse_batch_norms
+from colorize_utils.multiscale import HINT_CHANNELS, MultiscaleUNet
 
+INPUTS = ("gray", "hints")  # of an exported network, the second where it takes hints
 MOST_PICTURES = 1024  # in a batch
 MOST_POOLED = 1024  # pixels a side after all poolings
 
@@ -22,8 +24,9 @@ MOST_POOLED = 1024  # pixels a side after all poolings
 def export_onnx(network: nn.Module, path: Path) -> None:
     """Writes a generator as an ONNX file, in fp32, its batch norms fused.
 
-    Its input is called `gray`: (B, 1, H, W) in [0, 1], float32, B ≤ `MOST_PICTURES`, H and W multiples of 32. Its
-    output is called `output`: the generator's, colour or a distribution's logits.
+    Its input is called `gray`: (B, 1, H, W) in [0, 1], float32, B ≤ `MOST_PICTURES`, H and W multiples of 32. That of a
+    `MultiscaleUNet` has `hints` beside it, (B, 3, H, W). Its output is called `output`: the generator's, colour or a
+    distribution's logits.
 
     Args:
         network: The generator; it stays as it is.
@@ -36,15 +39,16 @@ def export_onnx(network: nn.Module, path: Path) -> None:
     multiple = 2**POOLINGS
     shape = {0: torch.export.Dim("pictures", max=MOST_PICTURES)}
     shape |= {axis: multiple * torch.export.Dim(name, max=MOST_POOLED) for axis, name in ((2, "rows"), (3, "columns"))}
-    example = torch.rand(2, 1, 2 * multiple, 3 * multiple)
+    names = INPUTS[: 1 + isinstance(network, MultiscaleUNet)]
+    example = [torch.rand(2, channels, 2 * multiple, 3 * multiple) for channels in (1, HINT_CHANNELS)[: len(names)]]
     with atomic_write(path) as temporary, silence():
         torch.onnx.export(
             fuse_batch_norms(network).cpu(),
-            (example,),
+            tuple(example),
             temporary,
-            input_names=["gray"],
+            input_names=list(names),
             output_names=["output"],
-            dynamic_shapes=[shape],
+            dynamic_shapes=[shape] * len(names),
             dynamo=True,
             external_data=False,
             verbose=False,

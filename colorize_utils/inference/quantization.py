@@ -12,13 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from colorize_utils.colour import gray_levels, unit
+from colorize_utils.data.hints import with_hints
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import DeviceError
 from colorize_utils.files import atomic_write, cache_folder
 from colorize_utils.inference.engine import export_onnx, require_packages, silence
 from colorize_utils.models import fuse_batch_norms
+from colorize_utils.multiscale import HINT_CHANNELS
 
-FORMAT = 1  # part of every file's name in the cache: raise it when what is written changes
+FORMAT = 2  # part of every file's name in the cache: raise it when what is written changes
 # Pixels to calibrate with: 64 pictures of 64×64, and fewer larger ones, because all activations are held at once.
 CALIBRATION = 64 * 64**2
 # Percent of a layer's activations that its range covers: on a few pictures a few channels have extreme values.
@@ -66,9 +68,17 @@ class Int8Network(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def forward(self, gray: Tensor) -> Tensor:
-        """Gray (B, 1, H, W) in [0, 1], H and W multiples of 32 → the generator's output, approximately."""
-        (colour,) = self._session.run(None, {"gray": gray.numpy()})
+    def forward(self, gray: Tensor, hints: Tensor | None = None) -> Tensor:
+        """Gray (B, 1, H, W) in [0, 1], H and W multiples of 32 → the generator's output, approximately.
+
+        Hints (B, 3, H, W) are for a generator that takes them (multiscale.py).
+        """
+        asked = {"gray": gray.numpy()}
+        if len(self._session.get_inputs()) > 1:
+            if hints is None:
+                hints = gray.new_zeros(len(gray), HINT_CHANNELS, *gray.shape[-2:])
+            asked["hints"] = hints.numpy()
+        (colour,) = self._session.run(None, asked)
         return torch.from_numpy(colour)
 
 
@@ -90,11 +100,12 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
             self.pictures = _calibration_pictures(size)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(({"gray": picture} for picture in self.pictures), None)
+            return next((dict(zip(names, pair, strict=False)) for pair in self.pictures), None)
 
     with TemporaryDirectory() as folder, silence(), _sessions_with_torchs_threads():
         exact = Path(folder) / "exact.onnx"
         export_onnx(network, exact)
+        names = [tensor.name for tensor in onnx.load(exact).graph.input]
         convolutions = [node.name for node in onnx.load(exact).graph.node if node.op_type.startswith("Conv")]
         quantize_static(
             exact,
@@ -134,22 +145,27 @@ def _sessions_with_torchs_threads() -> Iterator[None]:
         onnxruntime.SessionOptions = default
 
 
-def _calibration_pictures(size: int) -> Iterator[np.ndarray]:
-    """Gray pictures (1, 1, size, size) in [0, 1] to calibrate with.
+def _calibration_pictures(size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Gray pictures (1, 1, size, size) in [0, 1] to calibrate with, and hints (1, 3, size, size).
 
     They are random square crops of two photographs, and a quarter as many synthetic flowers.
     """
     from sklearn.datasets import load_sample_images
 
-    photographs = [Image.fromarray(colour).convert("L") for colour in load_sample_images().images]
+    photographs = [Image.fromarray(colour) for colour in load_sample_images().images]
     rng = np.random.default_rng(0)
     count = max(8, CALIBRATION // size**2)
+    crops = []
     for index in range(count):
         photograph = photographs[index % len(photographs)]
         side = int(rng.integers(size, min(photograph.size), endpoint=True)) if size < min(photograph.size) else size
         x, y = (int(rng.integers(0, max(1, length - side))) for length in photograph.size)
         crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR)
-        yield unit(torch.from_numpy(np.array(crop)))[None, None].numpy()
-    flowers = torch.from_numpy(synthetic_flowers(count // 4, size)).permute(0, 3, 1, 2)  # (N, 3, size, size)
-    for gray in unit(gray_levels(flowers)):
-        yield gray[None].numpy()
+        crops.append(np.array(crop))
+    levels = torch.from_numpy(np.concatenate([np.stack(crops), synthetic_flowers(count // 4, size)])).permute(
+        0, 3, 1, 2
+    )
+    grays = unit(gray_levels(levels))
+    _, hints = with_hints(unit(levels), torch.Generator().manual_seed(0))
+    for gray, own in zip(grays, hints, strict=True):
+        yield gray[None].numpy(), own[None].numpy()
