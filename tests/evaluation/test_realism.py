@@ -32,12 +32,14 @@ def test_pictures_cannot_be_told_from_themselves(flowers, short):
     assert result.judgements == 60
 
 
-def test_two_samples_of_one_kind_cannot_be_told_apart(flowers):
+@pytest.mark.slow
+def test_two_samples_of_one_kind_cannot_be_told_apart(flowers, short):
     result = two_sample_test(flowers[:120], flowers[120:])
     assert result.low < 0.5 < result.high
     assert 0.4 < result.accuracy < 0.6
 
 
+@pytest.mark.slow
 def test_gray_is_told_from_colour(flowers, short):
     result = two_sample_test(flowers, gray_of(flowers))
     assert result.accuracy > 0.95
