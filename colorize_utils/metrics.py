@@ -389,7 +389,10 @@ def _workers() -> Iterator[Executor]:
 
 @torch.no_grad()
 def scoreboard(
-    predictors: Mapping[str, Predictor], batches: Iterable[tuple[Tensor, Tensor]], progress: bool = False
+    predictors: Mapping[str, Predictor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    progress: bool = False,
+    watch: Callable[[str, Tensor, Tensor], object] | None = None,
 ) -> list[Score]:
     """Scores every predictor on the same pictures and averages over pictures.
 
@@ -400,6 +403,7 @@ def scoreboard(
         predictors: Gray (B, 1, H, W) → colour (B, 3, H, W), by name; what they return is clamped to [0, 1].
         batches: (colour (B, 3, H, W), gray (B, 1, H, W)) in [0, 1], as a loader gives them; read once.
         progress: Shows a progress bar, with the time that remains where `batches` has a length.
+        watch: Is shown every batch: a predictor's name, the originals, and what it predicted of them, not clamped.
 
     Returns:
         One `Score` for each predictor, in the order given.
@@ -428,6 +432,8 @@ def scoreboard(
                 pairs = zip(fake.split(some), originals, strict=True)
                 for numbers in pool.map(lambda pair: _numbers(*pair), pairs):
                     sums[name] += numbers.double().sum(dim=1).cpu()
+                if watch is not None:
+                    watch(name, real, fake)
                 bar.update()
     if not pictures:
         raise ValueError("there are no pictures to score")

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     from colorize_utils.data import load_splits, make_loader
     from colorize_utils.evaluation.comparison import Run, alike, compare, format_comparison, require_run_of
+    from colorize_utils.evaluation.realism import LEAST
     from colorize_utils.metrics import gray_baseline, mean_chroma_baseline
     from colorize_utils.training import Interrupted, train
 
@@ -69,4 +70,6 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     shape = f"{options.size}×{options.size}, width {options.width:g}, {options.epochs} epochs"
     print(f"\n{len(test)} test pictures; {shape}; ± is half of the range over the {options.seeds} seeds\n")
     print(format_comparison(lines))
+    if "realism" not in lines[0].means:
+        print(f"\nrealism: too few pictures, it takes {LEAST}")
     return 0

@@ -24,6 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=at_least(1), help="score LIMIT pictures alone, chosen by --seed")
     parser.add_argument("--crop", action="store_true", help="crop the middle square; the default squashes to a square")
     parser.add_argument("--raw", action="store_true", help="the networks' own output, luminance included")
+    parser.add_argument(
+        "--realism",
+        action="store_true",
+        help="also how often a small network, trained on half of the pictures, tells paintings from photographs in the "
+        "other half: 50 %% is perfect; takes up to half a minute for each line",
+    )
+    parser.add_argument(
+        "--degraded",
+        action="store_true",
+        help="also what becomes of the colours where pictures are degraded to old prints, drawn by --seed",
+    )
     add_precision_option(parser)
     group = parser.add_argument_group("instead of scores, of one model")
     group.add_argument(
@@ -51,14 +62,16 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
     from colorize_utils.devices import keep_freed_memory
+    from colorize_utils.evaluation.prints import format_prints, score_prints
     from colorize_utils.evaluation.provenance import read_record, remarks, require_unseen
+    from colorize_utils.evaluation.realism import LEAST, Gallery
     from colorize_utils.files import atomic_write
     from colorize_utils.inference import Colorizer
     from colorize_utils.metrics import format_scores, gray_baseline, mean_chroma_baseline, scoreboard
 
-    if options.report:
+    if options.report or options.degraded:
         from colorize_utils.evaluation.report import remembering, write_report  # and with them matplotlib
-
+    if options.report:
         options.report.mkdir(parents=True, exist_ok=True)  # fails now rather than after the scoring
     progress = not options.quiet
     models = options.models or [DEFAULT]
@@ -74,16 +87,20 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if options.hints or options.answers or options.uncertainty:
         if len(models) > 1:
             parser.error("--hints, --answers and --uncertainty are about one model; give one")
+        if options.realism or options.degraded:
+            parser.error("--realism and --degraded belong to the scores: leave out --hints, --answers, --uncertainty")
         return _evaluate_choices(colorizers[models[0]], dataset, options)
     predictors = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
     first, shown = colorizers[models[0]], {}
     for model, colorizer in colorizers.items():
         for style in colorizer.styles:
             predict = colorizer.predictor(keep_luminance=not options.raw, style=style)
-            if options.report and colorizer is first:
+            if (options.report or options.degraded) and colorizer is first:  # clean pictures are asked for again
                 predict = shown[style] = remembering(predict)
             predictors[f"{model}, {style}" if len(colorizer.styles) > 1 else model] = predict
-    scores = scoreboard(predictors, make_loader(dataset, 64), progress)
+    gallery = Gallery() if options.realism else None
+    scores = scoreboard(predictors, make_loader(dataset, 64), progress, gallery.add if gallery else None)
+    rows = [asdict(score) for score in scores]
     shape = f"{options.size}×{options.size}" + ", cropped" * options.crop
     print(f"{len(dataset)} pictures of the {options.split} split at {shape}\n")
     notes = remarks(records, splits, options.split)
@@ -92,9 +109,22 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if notes:
         print()
     print(format_scores(scores))
+    if gallery:
+        print("\nhow often paintings are told from photographs: 50 % is perfect; in brackets 95 % confidence\n")
+        if len(dataset) < LEAST:
+            print(f"too few pictures: it takes {LEAST}")
+        for row in rows:
+            if (realism := gallery.realism(row["name"], options.seed)) is not None:
+                print(f"- {row['name']}: {realism}", flush=True)
+                row["realism"] = asdict(realism)
+    if options.degraded:
+        prints = score_prints(predictors, make_loader(dataset, 64), options.seed, progress)
+        print(f"\nold prints, their chroma on the clean luminance, inside the border\n\n{format_prints(prints)}")
+        for row, score in zip(rows, prints, strict=True):
+            row |= {"clean": asdict(score.clean), "old_prints": asdict(score.old)}
     if options.json:
         with atomic_write(options.json) as temporary:
-            temporary.write_text(json.dumps([asdict(score) for score in scores], indent=2), encoding="utf-8")
+            temporary.write_text(json.dumps(rows, indent=2), encoding="utf-8")
     if options.report:
         styles = dict(sorted(shown.items(), key=lambda style: style[0] != first.default_style))
         if len(styles) == 1:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from colorize_utils.checkpoints import load_generator
 from colorize_utils.errors import TrainingError
+from colorize_utils.evaluation.realism import Gallery
 from colorize_utils.inference import Colorizer
-from colorize_utils.metrics import Predictor, Score, scoreboard
+from colorize_utils.metrics import Predictor, scoreboard
 from colorize_utils.recipes import Recipe
 
 
@@ -46,8 +48,9 @@ class Compared:
     Attributes:
         name: The recipe and how its predictions are made, or the baseline.
         seeds: How many runs were scored, one for each seed; 1 for a baseline.
-        means: Field of `Score` → mean over the runs.
-        spreads: Field of `Score` → half of the difference between the highest and the lowest run.
+        means: Field of `Score`, or "realism", the accuracy of a classifier (realism.py) → mean over the runs. Realism
+            is missing where the pictures are too few for it.
+        spreads: The same → half of the difference between the highest and the lowest run.
         seconds: Of training, the mean over the runs; None for a baseline, which is not trained.
     """
 
@@ -130,7 +133,11 @@ def compare(
                 predictors[key] = predictor
                 groups.setdefault(label, []).append(key)
                 seconds[key] = run.seconds
-    scores = {score.name: score for score in scoreboard(predictors, test, progress)}
+    gallery = Gallery()
+    scores = {score.name: asdict(score) for score in scoreboard(predictors, test, progress, gallery.add)}
+    for name in tqdm(scores, "realism", unit="predictor", disable=not progress):
+        if (realism := gallery.realism(name)) is not None:
+            scores[name]["realism"] = realism.accuracy
     return [_compared(label, [scores[key] for key in keys], seconds) for label, keys in groups.items()]
 
 
@@ -143,10 +150,10 @@ def _ways(recipe: str, colorizer: Colorizer) -> Iterator[tuple[str, Predictor]]:
         yield f"{recipe}, luminance kept", colorizer.predictor()
 
 
-def _compared(label: str, scores: list[Score], seconds: Mapping[str, float]) -> Compared:
-    fields = [field for field in asdict(scores[0]) if field not in ("name", "pictures")]
-    values = {field: [getattr(score, field) for score in scores] for field in fields}
-    trained = [seconds[score.name] for score in scores if score.name in seconds]
+def _compared(label: str, scores: list[dict[str, Any]], seconds: Mapping[str, float]) -> Compared:
+    fields = [field for field in scores[0] if field not in ("name", "pictures")]
+    values = {field: [score[field] for score in scores] for field in fields}
+    trained = [seconds[score["name"]] for score in scores if score["name"] in seconds]
     return Compared(
         label,
         len(scores),
@@ -157,7 +164,10 @@ def _compared(label: str, scores: list[Score], seconds: Mapping[str, float]) -> 
 
 
 def format_comparison(lines: Sequence[Compared]) -> str:
-    """The comparison as a Markdown table; ± is the spread, where there are several runs."""
+    """The comparison as a Markdown table; ± is the spread, where there are several runs.
+
+    Realism is the share of a classifier's judgements that are right, 50 % of them being perfect.
+    """
     columns = [
         ("PSNR dB", "psnr", ".2f"),
         ("SSIM", "ssim", ".3f"),
@@ -165,12 +175,16 @@ def format_comparison(lines: Sequence[Compared]) -> str:
         ("MSE", "mse", ".4f"),
         ("CIEDE2000", "ciede2000", ".2f"),
         ("colourfulness ratio", "colourfulness_ratio", ".2f"),
+        ("realism", "realism", ".0%"),
     ]
     titles = ["prediction", *(title for title, _, _ in columns), "training s", "ms a picture"]
     table = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for line in lines:
         cells = [line.name]
         for _, field, form in columns:
+            if field not in line.means:
+                cells.append("")
+                continue
             spread = f" ± {line.spreads[field]:{form}}" if line.seeds > 1 else ""
             cells.append(f"{line.means[field]:{form}}{spread}")
         cells.append("" if line.seconds is None else f"{line.seconds:.0f}")

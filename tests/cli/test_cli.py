@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from colorize_utils.data import pictures
 from colorize_utils.data.pictures import save_picture
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import PictureError
+from colorize_utils.evaluation import realism
 from colorize_utils.inference import STYLES, Colorizer
 from colorize_utils.models import build_generator
 from colorize_utils.training import Trainer
@@ -550,6 +552,28 @@ def test_evaluate_writes_a_report(model, capsys):
     assert sorted(path.name for path in Path("page").iterdir()) == ["failures.png", "grid.png", "report.md"]
 
 
+def test_evaluate_says_whether_paintings_look_real_and_what_becomes_of_old_prints(model, capsys, monkeypatch):
+    scored = ["--data", "generated", "--count", "60", "--size", "32", "--quiet", "--device", "cpu"]
+    asked = ["--realism", "--degraded", "--json", "scores.json"]
+    monkeypatch.setattr(realism, "EPOCHS", 1)
+    assert run("evaluate", model[1], *scored, *asked) == 0
+    assert "too few pictures: it takes 40" in capsys.readouterr().out
+    assert not any("realism" in row for row in json.loads(Path("scores.json").read_text()))
+    monkeypatch.setattr(realism, "LEAST", 6)
+    assert run("evaluate", model[1], *scored, *asked) == 0
+    out, rows = capsys.readouterr().out, json.loads(Path("scores.json").read_text())
+    assert [row["name"] for row in rows] == ["gray", "gray + mean chroma", model[1]]
+    for row in rows:
+        assert row["realism"]["judgements"] == 6
+        assert row["realism"]["low"] <= row["realism"]["accuracy"] <= row["realism"]["high"]
+        assert f"\n- {row['name']}: {100 * row['realism']['accuracy']:.0f} % (" in out
+        assert f" {row['old_prints']['psnr']:.2f} | {row['old_prints']['gain']:+.2f} |" in out
+    assert rows[0]["old_prints"]["gain"] == rows[0]["clean"]["gain"] == 0
+    assert rows[2]["old_prints"] != rows[2]["clean"]
+    assert run("evaluate", model[1], *scored, "--json", "scores.json") == 0
+    assert not {"realism", "old_prints", "clean"} & set(json.loads(Path("scores.json").read_text())[0])
+
+
 def test_every_style_is_scored(tmp_path, capsys):
     torch.manual_seed(0)
     path = save(tmp_path / "beyond.safetensors", build_generator("distribution-unet", 1 / 16), {"size": 32})
@@ -560,7 +584,9 @@ def test_every_style_is_scored(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_compare_trains_alike_and_scores_with_the_spread(capsys):
+def test_compare_trains_alike_and_scores_with_the_spread(capsys, monkeypatch):
+    monkeypatch.setattr(realism, "EPOCHS", 1)
+    monkeypatch.setattr(realism, "LEAST", 3)
     scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
     assert run("compare", *scale, "--seeds", "2", "--limit", "3", "--device", "cpu") == 0
     out = capsys.readouterr().out
@@ -578,10 +604,17 @@ def test_compare_trains_alike_and_scores_with_the_spread(capsys):
     assert {loaded.width for loaded in runs.values()} == {1 / 16}
     psnr, spread = (float(text) for text in rows["gan-l1"][0].split("±"))
     assert "±" not in rows["gray"][0]
+    place = rows["prediction"].index(" realism ")
+    assert all(0 <= int(rows[name][place].split("%")[0]) <= 100 for name in ("gray", *recipes))
+    assert "±" in rows["gan-l1"][place]
 
+    monkeypatch.setattr(realism, "LEAST", 40)
     assert run("compare", "gan-l1", *scale, "--seeds", "1", "--limit", "3") == 0  # the first of the two runs
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| gan-l1 |"))
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("| gan-l1 |"))
     single = float(row.split("|")[2])
+    assert not row.split("|")[2 + place].strip()
+    assert "realism: too few pictures, it takes 40" in out
     assert spread > 0
     assert run("compare", "gan-l1", *scale, "--learning-rate", "1e-5") == 1
     assert "gan-l1-0 holds another run (learning_rate 0.001 not 1e-05)" in capsys.readouterr().err
