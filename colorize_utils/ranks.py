@@ -222,7 +222,7 @@ class Ranks:
         gradients = [weights.grad for weights in network.parameters() if weights.grad is not None]
         statistics: list[Tensor] = []
         if losses.device.type == "cpu":  # elsewhere they are the same in all processes
-            statistics = [values for values in network.buffers() if values.is_floating_point()]
+            statistics = [values for name, values in network.named_buffers() if "running_" in name]
         means = [losses, *statistics]
         message = torch.cat([*(values.flatten() for values in gradients), *(part.share * v.flatten() for v in means)])
         self._together(lambda: dist.all_reduce(message))
@@ -280,8 +280,7 @@ class Ranks:
         try:
             send()
         except RuntimeError as error:  # each backend reports a broken connection in words of its own
-            gone = self._silent()
-            raise Lost(gone, self) from error
+            raise Lost(self._silent(), self) from error
 
     def _silent(self) -> list[int]:
         """The processes that leave no note when all are asked for one; meanwhile torchrun notices who has ended."""
@@ -310,9 +309,10 @@ class Lost(TrainingError):
 
     def __init__(self, gone: Sequence[int], ranks: Ranks):
         who = " and ".join(f"rank {rank}" for rank in gone) or "none of them"
+        have = "have" if len(gone) > 1 else "has"
         super().__init__(
-            f"the connection between the {ranks.count} processes broke: {who} has ended, and with it the run; start it "
-            "again with --resume (torchrun --max-restarts does so by itself)"
+            f"the connection between the {ranks.count} processes broke: {who} {have} ended, and with it the run; start "
+            "it again with --resume (torchrun --max-restarts does so by itself)"
         )
         self.spoken_by_this = ranks.rank == min(set(range(ranks.count)) - set(gone), default=0)
 

@@ -11,13 +11,16 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from colorize_utils import training
 from colorize_utils.data import generator_for, load_splits
 from colorize_utils.errors import DeviceError, TrainingError
 from colorize_utils.models import Critic, build_generator
@@ -460,7 +463,108 @@ def test_means_over_batches_that_were_dealt_out_are_those_over_all(monkeypatch, 
     assert ALONE.mean_over_batches(lambda batches: [sum(batches)], Halves(*numbers)) == [sum(numbers)]
 
 
+class Table:
+    """What `torch.distributed` does for threads of this process, by which two ranks are tried in little time."""
+
+    def __init__(self, monkeypatch):
+        self.barrier, self.here, self.sent = threading.Barrier(2, timeout=60), threading.local(), [None, None]
+        monkeypatch.setattr(torch.distributed, "all_reduce", self.all_reduce)
+        monkeypatch.setattr(torch.distributed, "broadcast", self.broadcast)
+
+    def exchange(self, tensor):
+        self.sent[self.here.rank] = tensor.clone()
+        self.barrier.wait()
+        sent = list(self.sent)
+        self.barrier.wait()
+        return sent
+
+    def all_reduce(self, tensor):
+        tensor.copy_(sum(self.exchange(tensor)))
+
+    def broadcast(self, tensor, source):
+        tensor.copy_(self.exchange(tensor)[source])
+
+    def run(self, task):
+        def at(rank):
+            self.here.rank = rank
+            try:
+                return task(Ranks(rank, 2, rank, least=2))
+            except BaseException:
+                self.barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(at, range(2)))
+
+
+@pytest.mark.parametrize("name", ["gan-l1", "multiscale"])
+def test_two_ranks_train_alike_and_the_first_one_alone_writes_and_shows(monkeypatch, splits, tmp_path, name):
+    epochs, warned = [], []
+    monkeypatch.setattr(warnings, "warn", lambda text, **_: warned.append(text))
+
+    def task(ranks):
+        trainers = []
+        step = training.Trainer.begin_together
+
+        def noting(self):
+            if self.ranks is ranks:
+                trainers.append(self)
+            return step(self)
+
+        monkeypatch.setattr(training.Trainer, "begin_together", noting)
+        show = {"progress": False, "on_epoch": lambda epoch, *_: epochs.append((ranks.rank, epoch))}
+        train(tiny(name), splits, tmp_path / str(ranks.rank), device="cpu", precision="fp32", ranks=ranks, **show)
+        return trainers[0].state_dict()
+
+    one, other = map(leaves, Table(monkeypatch).run(task))
+    for where, value in one.items():
+        same = torch.equal(value, other[where]) if isinstance(value, torch.Tensor) else value == other[where]
+        assert same or "seconds" in where, where
+    assert epochs == [(0, 1), (0, 2)]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["0"]
+    assert [text for text in warned if "batch norms see its own pictures alone" in text] == warned
+    assert len(warned) == 1
+
+
 # ---------------------------------------------------------------- the worst case
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """This process is rank 1 of 2; who connects the processes does nothing."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    notes = Notes()
+    monkeypatch.setattr("colorize_utils.ranks.rendezvous", lambda *_, **__: iter([(notes, 1, 2)]))
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
+    return notes
+
+
+def test_an_error_names_its_process_but_for_the_first_ones(second_of_two, monkeypatch):
+    with pytest.raises(TrainingError, match="rank 1 of 2 processes: out of memory"), joined("cpu") as ranks:
+        assert (ranks.rank, ranks.count, ranks.least) == (1, 2, 2)
+        raise TrainingError("out of memory")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(TrainingError, match=r"^out of memory"), joined("cpu"):
+        raise TrainingError("out of memory")
+
+
+@pytest.mark.parametrize(("gone", "error"), [([0], Lost), ([], SystemExit)])
+def test_a_lost_process_is_named_by_one_of_the_others_alone(second_of_two, gone, error):
+    with pytest.raises(error), joined("cpu") as ranks:
+        raise Lost(gone, ranks)
+
+
+def test_the_first_process_of_a_machine_prepares_for_the_others(second_of_two, monkeypatch):
+    monkeypatch.setenv("GROUP_RANK", "3")
+    waited = []
+    second_of_two.wait = lambda names, patience: waited.append((names, list(second_of_two)))
+    first = Ranks(4, 8, local_rank=0, store=second_of_two)
+    with first.one_before_the_others():
+        assert not second_of_two
+    with Ranks(5, 8, local_rank=1, store=second_of_two).one_before_the_others():
+        assert waited == [(["prepared/3"], ["prepared/3"])]
 
 
 class Notes(dict):
@@ -488,7 +592,7 @@ def broken(*_):
     [
         (0, Notes(2), "rank 1 has ended", True),
         (2, Notes(0), "rank 1 has ended", False),
-        (2, Notes(), "rank 0 and rank 1 has ended", True),
+        (2, Notes(), "rank 0 and rank 1 have ended", True),
         (1, Notes(broken=True), "rank 0 has ended", True),
         (0, Notes(1, 2), "none of them has ended", True),
     ],
