@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.func import functional_call
 from torch.utils.data import DataLoader
@@ -366,6 +367,10 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
         torch.cuda.set_device(chosen)
         backend = "cpu:gloo,cuda:nccl"  # gloo for what concerns no GPU, so that none is waited for
     notes, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # torchrun keeps the notes over its restarts, and with them addresses of processes that have ended. On several
+        # machines, each of which counts its own restarts, it is told not to (docs/scale.md).
+        notes = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", notes)
     dist.init_process_group(backend, store=notes, rank=rank, world_size=count, timeout=PATIENCE)
     try:
         yield Ranks(rank, count, local_rank, least=2 if chosen == "cpu" else 1, store=notes)

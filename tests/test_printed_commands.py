@@ -47,6 +47,7 @@ NOT_RUN = {
     "pip install": "needs a package index",
     "conda env create": "needs a package index",
     "python -m venv": "an environment, for pip to fill",
+    "export ": "a shell's own",
     "torchrun --nnodes=": "needs two machines, or two terminals",
     "python -m pip": "needs a package index",
     "python -m pytest": "these tests",

@@ -57,7 +57,7 @@ class Noting(torch.optim.SGD):
     """Notes the gradients that it gets. Adam would make of a gradient that is nearly 0 a step of full length."""
 
     def __init__(self, network):
-        super().__init__(network.parameters(), lr=0.02)
+        super().__init__(network.parameters(), lr=1e-5)
         self.noted = []
 
     def step(self, *_):
@@ -81,8 +81,11 @@ def one_step(recipe, splits, pictures, ranks=ALONE, device=CPU, frozen=True):
         made = getattr(trainer, name)
         setattr(trainer, name, lambda gray, *more, made=made: (seen.append(gray.cpu()), made(gray, *more))[1])
     rng = generator_for(7)
-    real, gray = trainer.training_batch(range(pictures), rng)
-    losses = trainer.step(real, gray, rng)
+    with pytest.MonkeyPatch.context() as patched:
+        if recipe.adversary == "critic" and device == CPU:
+            in_double_precision(trainer, patched)
+        real, gray = trainer.training_batch(range(pictures), rng)
+        losses = trainer.step(real, gray, rng)
     return {
         "losses": losses.cpu(),
         "generator": trainer.optimizer_g.noted,
@@ -91,6 +94,21 @@ def one_step(recipe, splits, pictures, ranks=ALONE, device=CPU, frozen=True):
         "batch": gray.cpu(),
         "statistics": {name: value.cpu() for name, value in trainer.generator.named_buffers()},
     }
+
+
+def in_double_precision(trainer, patched):
+    """A critic this small magnifies rounding: in float32 its step in other micro-batches is off by 2e-5, too."""
+    made, single = trainer.training_batch, torch.Tensor.float
+
+    def training_batch(*chosen):  # drawn as ever
+        with pytest.MonkeyPatch.context() as again:
+            again.setattr(torch.Tensor, "float", single)
+            return [pictures.double() for pictures in made(*chosen)]
+
+    patched.setattr(torch.Tensor, "float", torch.Tensor.double)
+    patched.setattr(trainer, "training_batch", training_batch)
+    for network in trainer.networks.values():
+        network.double()
 
 
 def drawn():
@@ -402,10 +420,13 @@ def test_a_run_goes_on_with_another_number_of_processes(shared_runs, splits, tmp
         for curve in ("generator_loss", "discriminator_loss", "validation_loss", "psnr"):
             assert resumed["history"][curve] == pytest.approx(straight["history"][curve], rel=1e-4)
         for network in ("generator", "discriminator"):
-            for name, weights in straight[network].items():
-                # Adam makes steps of full length of gradients that are nearly 0, so that a few differ by some of these.
-                difference = (resumed[network][name].double() - weights.double()).norm()
-                assert difference <= 1e-3 * weights.double().norm() + 1e-6, name
+            weights, expected = (
+                torch.cat([tensor.flatten().double() for tensor in state[network].values()])
+                for state in (resumed, straight)
+            )
+            # Adam makes steps of full length, 1e-4, of gradients that are nearly 0: of these a few differ.
+            assert (weights - expected).norm() < 1e-4 * expected.norm()
+            assert ((weights - expected).abs() > 1e-5).float().mean() < 0.01
 
 
 def train_frozen(recipe, splits, folder):
@@ -629,16 +650,15 @@ KILLED = textwrap.dedent("""
 
 
 @pytest.mark.slow
-def test_a_run_whose_process_is_killed_says_which_and_goes_on_from_what_was_saved(splits, tmp_path):
+def test_a_run_whose_process_is_killed_says_which_and_goes_on_from_what_was_saved(shared_runs, tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
-    recipe = tiny("gan-l1")
     options = "--data generated --count 40 --size 32 --width 0.0625 --batch-size 8 --epochs 2 --flip --augment"
     options += " --save-minutes 0 --device cpu --precision fp32 --quiet --resume"
     # As the documents print it, but for `-m colorize_utils`.
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
     command += [str(tmp_path / "killed.py"), "train", "gan-l1", *options.split(), "-o", str(tmp_path / "killed")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stderr
     lines = result.stderr.splitlines()
     assert [line for line in lines if line.startswith("error: ") and "rank 1 has ended" in line], result.stderr
@@ -649,13 +669,8 @@ def test_a_run_whose_process_is_killed_says_which_and_goes_on_from_what_was_save
         "epoch 2/2",
     ]
     assert result.stdout.count("2 processes") == 2
-    straight = start(one_run, tmp_path, recipe, tmp_path / "straight")[0]
-    state = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)
-    for where, value in leaves(straight).items():
-        if "seconds" not in where:
-            other = leaves(state)[where]
-            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, where
-
-
-def one_run(ranks, recipe, folder):
-    return kept_of(recipe, drawn(), folder, ranks)
+    _, (straight, _) = shared_runs
+    state = leaves(torch.load(tmp_path / "killed" / "state.pt", weights_only=True))
+    for where, value in leaves(straight["gan-l1"]).items():
+        same = torch.equal(value, state[where]) if isinstance(value, torch.Tensor) else value == state[where]
+        assert same or "seconds" in where, where
