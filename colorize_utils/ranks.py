@@ -206,6 +206,11 @@ class Ranks:
         stop = start + each + (self.rank < more)
         return Part(pictures, start, stop, (stop - start) / pictures)
 
+    def deal(self, real: Tensor, gray: Tensor) -> tuple[Tensor, Tensor, Part]:
+        """This process's pictures of a batch, (B, 3, H, W) and (B, 1, H, W), and which part of it they are."""
+        part = self.part_of(len(real))
+        return part.of(real), part.of(gray), part
+
     def add_up(self, network: nn.Module, losses: Tensor, part: Part) -> Tensor:
         """Adds up what the processes found in their parts of a batch, in one message.
 

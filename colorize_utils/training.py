@@ -227,8 +227,7 @@ class Trainer:
         """
         recipe = self.recipe
         logits: Tensor | None
-        part = self.ranks.part_of(len(real))  # all of the batch, or what is left to this one of several processes
-        real, gray = part.of(real), part.of(gray)
+        real, gray, part = self.ranks.deal(real, gray)  # all of the batch, or the part of this one of several processes
         if recipe.places:
             fake, logits, real = self.generate_at_places(gray, real, rng, part)
         else:
@@ -351,11 +350,10 @@ class Trainer:
             return
         for _ in range(self.recipe.n_critic):
             chosen = torch.randperm(len(self.splits.train), generator=rng)[: self.recipe.critic_batch_size]
-            critic_real, critic_gray = self.training_batch(chosen.tolist(), rng)
-            part = self.ranks.part_of(len(critic_real))
+            critic_real, critic_gray, part = self.ranks.deal(*self.training_batch(chosen.tolist(), rng))
             with torch.no_grad():
-                critic_fake, _ = self.generate(part.of(critic_gray))
-            yield part.of(critic_real), critic_fake, part
+                critic_fake, _ = self.generate(critic_gray)
+            yield critic_real, critic_fake, part
 
     def update_discriminator(
         self, real: Tensor, fake: Tensor, rng: torch.Generator, part: Part | None = None
