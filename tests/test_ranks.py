@@ -555,11 +555,10 @@ def second_of_two(monkeypatch):
     """This process is rank 1 of 2; who connects the processes does nothing."""
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    notes = Notes()
-    monkeypatch.setattr("colorize_utils.ranks.rendezvous", lambda *_, **__: iter([(notes, 1, 2)]))
+    kept = torch.distributed.HashStore()
+    monkeypatch.setattr("colorize_utils.ranks.rendezvous", lambda *_, **__: iter([(kept, 1, 2)]))
     for name in ("init_process_group", "destroy_process_group"):
         monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
-    return notes
 
 
 def test_an_error_names_its_process_but_for_the_first_ones(second_of_two, monkeypatch):
@@ -577,14 +576,13 @@ def test_a_lost_process_is_named_by_one_of_the_others_alone(second_of_two, gone,
         raise Lost(gone, ranks)
 
 
-def test_the_first_process_of_a_machine_prepares_for_the_others(second_of_two, monkeypatch):
+def test_the_first_process_of_a_machine_prepares_for_the_others(monkeypatch):
     monkeypatch.setenv("GROUP_RANK", "3")
-    waited = []
-    second_of_two.wait = lambda names, patience: waited.append((names, list(second_of_two)))
-    first = Ranks(4, 8, local_rank=0, store=second_of_two)
-    with first.one_before_the_others():
-        assert not second_of_two
-    with Ranks(5, 8, local_rank=1, store=second_of_two).one_before_the_others():
+    waited, notes = [], Notes()
+    notes.wait = lambda names, patience: waited.append((names, list(notes)))
+    with Ranks(4, 8, local_rank=0, store=notes).one_before_the_others():
+        assert not notes
+    with Ranks(5, 8, local_rank=1, store=notes).one_before_the_others():
         assert waited == [(["prepared/3"], ["prepared/3"])]
 
 
