@@ -286,7 +286,7 @@ class Ranks:
         try:
             send()
         except RuntimeError as error:  # each backend reports a broken connection in words of its own
-            raise Lost(self._silent(), self) from error
+            raise Lost(self._silent(), self, str(error).partition("\n")[0][:160]) from error
 
     def _silent(self) -> list[int]:
         """The processes that leave no note when all are asked for one; meanwhile torchrun notices who has ended."""
@@ -303,22 +303,23 @@ ALONE = Ranks()
 
 
 class Lost(TrainingError):
-    """A process has ended, and with it the run.
+    """A process has ended, and with it the run; or none has, and they cannot reach each other.
 
     Args:
         gone: The processes that have ended.
         ranks: What one that is left knows.
+        reason: What the backend says.
 
     Attributes:
         spoken_by_this: Whether it is for this process to say so: the first of those that are left.
     """
 
-    def __init__(self, gone: Sequence[int], ranks: Ranks):
-        who = " and ".join(f"rank {rank}" for rank in gone) or "none of them"
-        have = "have" if len(gone) > 1 else "has"
+    def __init__(self, gone: Sequence[int], ranks: Ranks, reason: str):
+        who = " and ".join(f"rank {rank}" for rank in gone)
+        what = f"{who} {'have' if len(gone) > 1 else 'has'} ended, and with it the run" if gone else reason
         super().__init__(
-            f"the connection between the {ranks.count} processes broke: {who} {have} ended, and with it the run; start "
-            "it again with --resume (torchrun --max-restarts does so by itself)"
+            f"the connection between the {ranks.count} processes broke: {what}; start it again with --resume (torchrun "
+            "--max-restarts does so by itself)"
         )
         self.spoken_by_this = ranks.rank == min(set(range(ranks.count)) - set(gone), default=0)
 

@@ -560,7 +560,8 @@ class Trainer:
             warnings.warn(
                 f"the run was saved by {processes} process{'es' * (processes > 1)} and goes on with "
                 f"{self.ranks.count}: its weights will be those of a run that never stopped only up to rounding"
-                + (", and its batch norms see other groups of pictures" if self.device.type == "cpu" else ""),
+                + (", but for the groups of pictures that its batch norms see" if self.device.type == "cpu" else "")
+                + (", but for dropout's masks" if self.recipe.dropout else ""),
                 stacklevel=4,  # who called train
             )
         self.precision.load_state_dict(state["precision"])

@@ -573,7 +573,7 @@ def test_an_error_names_its_process_but_for_the_first_ones(second_of_two, monkey
 @pytest.mark.parametrize(("gone", "error"), [([0], Lost), ([], SystemExit)])
 def test_a_lost_process_is_named_by_one_of_the_others_alone(second_of_two, gone, error):
     with pytest.raises(error), joined("cpu") as ranks:
-        raise Lost(gone, ranks)
+        raise Lost(gone, ranks, "")
 
 
 def test_the_first_process_of_a_machine_prepares_for_the_others(monkeypatch):
@@ -613,7 +613,7 @@ def broken(*_):
         (2, Notes(0), "rank 1 has ended", False),
         (2, Notes(), "rank 0 and rank 1 have ended", True),
         (1, Notes(broken=True), "rank 0 has ended", True),
-        (0, Notes(1, 2), "none of them has ended", True),
+        (0, Notes(1, 2), "broke: Connection closed by peer; start", True),
     ],
 )
 def test_who_was_lost_is_said_once(monkeypatch, rank, notes, who, speaks):
