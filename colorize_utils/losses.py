@@ -109,7 +109,11 @@ def wasserstein_loss(fake_scores: Tensor) -> Tensor:
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, rng: torch.Generator | None = None
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    rng: torch.Generator | None = None,
+    epsilon: Tensor | None = None,
 ) -> Tensor:
     """Mean over the batch of (‖∇ₓ̂ D(x̂)‖₂ − 1)², x̂ = ε·real + (1 − ε)·fake, one ε ~ U[0, 1] a picture.
 
@@ -121,6 +125,7 @@ def gradient_penalty(
         real: (B, 3, H, W), RGB in [0, 1].
         fake: The same shape; no gradient flows back into its generator.
         rng: The CPU generator that ε is drawn from; None draws from PyTorch's global one.
+        epsilon: (B, 1, 1, 1), ε where it was drawn already.
 
     Returns:
         A scalar, differentiable in the critic's weights.
@@ -130,7 +135,8 @@ def gradient_penalty(
     """
     with torch.autocast(real.device.type, enabled=False):
         real, fake = real.detach().float(), fake.detach().float()
-        epsilon = torch.rand(len(real), 1, 1, 1, generator=rng).to(real.device)
+        if epsilon is None:
+            epsilon = torch.rand(len(real), 1, 1, 1, generator=rng).to(real.device)
         mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)  # (B, 3, H, W)
         # The scores are summed: a critic without batch statistics gives each picture its own gradient.
         (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)  # (B, 3, H, W)

@@ -40,6 +40,7 @@ class SizedBatchNorm(nn.BatchNorm2d):
     Attributes:
         row: The working size in use, as an index; None where the pictures have none of the working sizes: in training
             they then set the statistics of all of them, which are a beginning for those that have not been seen.
+        normalize: What normalizes: `F.batch_norm`, or what does the same over the pictures of several processes.
     """
 
     def __init__(self, channels: int, sizes: int):
@@ -47,13 +48,15 @@ class SizedBatchNorm(nn.BatchNorm2d):
         self.register_buffer("running_mean", torch.zeros(sizes, channels))
         self.register_buffer("running_var", torch.ones(sizes, channels))
         self.row: int | None = None
+        self.normalize: Callable[..., Tensor] = F.batch_norm
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), by the batch's statistics in training, else by those of the size in use."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         # Copies: what the backward pass needs must not change when the statistics of another size do.
         mean, variance = self.running_mean[self.row or 0].clone(), self.running_var[self.row or 0].clone()
-        output = F.batch_norm(features, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
+        how = (self.weight, self.bias, self.training, self.momentum, self.eps)
+        output = self.normalize(features, mean, variance, *how)
         if self.training:
             rows = slice(None) if self.row is None else self.row
             self.running_mean[rows], self.running_var[rows] = mean, variance

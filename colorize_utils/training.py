@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,7 @@ from colorize_utils.files import atomic_write
 from colorize_utils.metrics import Validation, validate
 from colorize_utils.models import Critic, Discriminator, DistributionUNet, MeanColour, build_generator, predictor
 from colorize_utils.multiscale import MultiscaleUNet
+from colorize_utils.ranks import ALONE, Part, Ranks
 from colorize_utils.recipes import Recipe
 from colorize_utils.runs import DriveFolder, Interruption, lies_on_drive
 
@@ -131,6 +132,7 @@ class Trainer:
         precision: One of `devices.PRECISIONS`.
         seed: What every random choice follows from, with epoch and step.
         compiled: Whether both networks are compiled at their first step.
+        ranks: The processes that train together; each has a trainer, and by itself none of them writes or shows.
 
     Attributes:
         generator, discriminator: The networks; the second may be a critic, or None.
@@ -156,13 +158,16 @@ class Trainer:
         precision: str = "auto",
         seed: int = 0,
         compiled: bool = False,
+        ranks: Ranks = ALONE,
     ):
         self.recipe, self.splits, self.device, self.seed = recipe, splits, device, seed
+        self.ranks = ranks
         self.precision = Precision(device, precision, has_discriminator=recipe.adversary == "discriminator")
         self.asked_precision = precision
         self.generator = build_generator(
             recipe.generator, recipe.width, recipe.bounded, recipe.dropout, recipe.working_sizes
         ).to(device)
+        ranks.synchronize(self.generator)
         self.predictor = predictor(self.generator, recipe.keep_luminance)
         self.discriminator: nn.Module | None = None
         if recipe.adversary == "critic":
@@ -218,7 +223,8 @@ class Trainer:
         """One step of the algorithm: first the discriminator (or critic) learns, then the generator.
 
         Args:
-            real: (B, 3, H, W), RGB in [0, 1], on the trainer's device.
+            real: (B, 3, H, W), RGB in [0, 1], on the trainer's device; the whole batch, also where several processes
+                share it.
             gray: (B, 1, H, W) in [0, 1], the same pictures in gray.
             rng: A CPU generator for the step's random choices.
             hints: (B, 3, H, W), for a generator that takes them (multiscale.py); by default none.
@@ -228,15 +234,16 @@ class Trainer:
         """
         recipe = self.recipe
         logits: Tensor | None
+        real, gray, part = self.ranks.deal(real, gray)  # all of the batch, or the part of this one of several processes
+        hints = part.of(hints)
         if recipe.places:
-            fake, logits, real = self.generate_at_places(gray, real, rng, hints)
+            fake, logits, real = self.generate_at_places(gray, real, rng, hints, part)
         else:
-            fake, logits = self.generate(
-                gray, hints
-            )  # (B, 3, H, W), for both networks: the generator's own step comes last
+            # For both networks: the generator's own step comes last.
+            fake, logits = self.generate(gray, hints)  # (B, 3, H, W)
         d_loss = adversarial = torch.zeros((), device=self.device)  # they stay 0 in a recipe without an adversary
-        for real_batch, fake_batch in self.adversary_batches(real, fake, rng):
-            d_loss = self.update_discriminator(real_batch, fake_batch, rng)
+        for real_batch, fake_batch, its_part in self.adversary_batches(real, fake, rng, part):
+            d_loss = self.update_discriminator(real_batch, fake_batch, rng, its_part)
 
         with frozen(self.discriminator), self.precision.autocast():
             if self.discriminator is not None:
@@ -245,13 +252,14 @@ class Trainer:
             g_loss = recipe.lambda_adv * adversarial + recipe.lambda_rec * reconstruction
             if logits is not None:
                 g_loss = g_loss + recipe.lambda_dist * losses.distribution_loss(logits, real)
-            self.precision.backward(g_loss, "generator")
+            self.precision.backward(part.share * g_loss, "generator")
+        squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
+        row = torch.stack([g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
+        row = self.ranks.add_up(self.generator, row, part)
         self.precision.step(self.optimizer_g, "generator")
         if self.ema is not None:
             self.ema.update(self.generator)
-
-        squared_error = losses.RECONSTRUCTION["mse"](fake.detach(), real)
-        return torch.stack([d_loss, g_loss.detach(), reconstruction.detach(), adversarial.detach(), squared_error])
+        return torch.cat([d_loss[None], row])
 
     def generate(self, gray: Tensor, hints: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Colour pictures from the generator, in the trainer's precision.
@@ -271,7 +279,12 @@ class Trainer:
             return self.predictor.colour(gray, logits), logits
 
     def generate_at_places(
-        self, gray: Tensor, real: Tensor, rng: torch.Generator, hints: Tensor | None = None
+        self,
+        gray: Tensor,
+        real: Tensor,
+        rng: torch.Generator,
+        hints: Tensor | None = None,
+        part: Part | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Colour at `recipe.places` random places of each picture, from a generator that predicts a distribution.
 
@@ -283,6 +296,7 @@ class Trainer:
             real: (B, 3, H, W), RGB in [0, 1].
             rng: A CPU generator for the choice of places.
             hints: (B, 3, H, W), for a generator that takes them; by default none.
+            part: Which part of a batch the pictures are, whose places are chosen from all of it; by default all of it.
 
         Returns:
             Generated colour (1, 3, N, 1), RGB in about [0, 1]; the logits of its distribution, (1, COLOURS, N, 1); and
@@ -292,8 +306,10 @@ class Trainer:
         assert isinstance(self.generator, (DistributionUNet, MultiscaleUNet))
         with self.precision.autocast():
             features = self.generator.features(*(gray,) if hints is None else (gray, hints))  # (B, C, H/2, W/2)
-            count = len(gray) * features.shape[-2] * features.shape[-1]
-            chosen = torch.randperm(count, generator=rng)[: self.recipe.places * len(gray)].to(gray.device)
+            part = part or ALONE.part_of(len(gray))
+            each = features.shape[-2] * features.shape[-1]
+            chosen = torch.randperm(part.pictures * each, generator=rng)[: self.recipe.places * part.pictures]
+            chosen = part.places(chosen, each).to(gray.device)
 
             def at_places(planes: Tensor) -> Tensor:
                 return planes.permute(0, 2, 3, 1).flatten(0, 2)[chosen].T[None, :, :, None]  # (1, C, N, 1)
@@ -328,7 +344,9 @@ class Trainer:
             real, gray = with_old_prints(real, gray, rng)
         return real.to(self.device), gray.to(self.device)
 
-    def adversary_batches(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def adversary_batches(
+        self, real: Tensor, fake: Tensor, rng: torch.Generator, part: Part
+    ) -> Iterator[tuple[Tensor, Tensor, Part]]:
         """The batches that the adversary learns from in one step of the algorithm.
 
         For a discriminator that is the generator's own batch; for a critic, `n_critic` batches of `critic_batch_size`
@@ -338,22 +356,26 @@ class Trainer:
             real: (B, 3, H, W), the generator's batch.
             fake: (B, 3, H, W), what the generator made of it.
             rng: A CPU generator that a critic's pictures are drawn with.
+            part: Which part of the generator's batch that is.
 
         Yields:
-            Real and generated pictures, (N, 3, H, W) each, without a gradient to the generator.
+            Real and generated pictures, (N, 3, H, W) each, without a gradient to the generator; and which part of the
+            adversary's batch they are.
         """
         if self.recipe.adversary == "discriminator":
-            yield real, fake.detach()
+            yield real, fake.detach(), part
         if self.recipe.adversary != "critic":
             return
         for _ in range(self.recipe.n_critic):
             chosen = torch.randperm(len(self.splits.train), generator=rng)[: self.recipe.critic_batch_size]
-            critic_real, critic_gray = self.training_batch(chosen.tolist(), rng)
+            critic_real, critic_gray, part = self.ranks.deal(*self.training_batch(chosen.tolist(), rng))
             with torch.no_grad():
                 critic_fake, _ = self.generate(critic_gray)
-            yield critic_real, critic_fake
+            yield critic_real, critic_fake, part
 
-    def update_discriminator(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def update_discriminator(
+        self, real: Tensor, fake: Tensor, rng: torch.Generator, part: Part | None = None
+    ) -> Tensor:
         """One Adam step of the discriminator or critic.
 
         A critic's 64 pictures are taken `micro_batch` at a time and their gradients added up: a critic scores each
@@ -364,23 +386,30 @@ class Trainer:
             real: (B, 3, H, W), RGB in [0, 1], on the trainer's device.
             fake: Generated pictures, the same shape, without a gradient to the generator.
             rng: A CPU generator for the gradient penalty.
+            part: Which part of the batch they are; by default all of it.
 
         Returns:
-            The loss, a critic's with its penalty: a scalar, detached.
+            The loss of the whole batch, a critic's with its penalty: a scalar, detached.
         """
         assert self.discriminator is not None and self.optimizer_d is not None  # else there is no batch to learn from
         total = torch.zeros((), device=self.device)
-        for real_micro, fake_micro in zip(real.split(self.micro_batch), fake.split(self.micro_batch), strict=True):
+        part = part or ALONE.part_of(len(real))
+        epsilon = part.of(torch.rand(part.pictures, 1, 1, 1, generator=rng)).to(self.device)  # of the gradient penalty
+        micro_batches = (pictures.split(self.micro_batch) for pictures in (real, fake, epsilon))
+        for real_micro, fake_micro, epsilon_micro in zip(*micro_batches, strict=True):
             with self.precision.autocast():
                 real_scores, fake_scores = self.discriminator(real_micro), self.discriminator(fake_micro)
                 loss = self.discriminator_loss(real_scores.float(), fake_scores.float())
                 if self.recipe.adversary == "critic":
                     # `forward` is never compiled: a compiled network has no second derivatives.
-                    penalty = losses.gradient_penalty(self.discriminator.forward, real_micro, fake_micro, rng)
+                    penalty = losses.gradient_penalty(
+                        self.discriminator.forward, real_micro, fake_micro, epsilon=epsilon_micro
+                    )
                     loss = loss + self.recipe.lambda_gp * penalty
             loss = loss * (len(real_micro) / len(real))
-            self.precision.backward(loss, "discriminator")
+            self.precision.backward(part.share * loss, "discriminator")
             total += loss.detach()
+        (total,) = self.ranks.add_up(self.discriminator, total[None], part)
         self.precision.step(self.optimizer_d, "discriminator")
         return total
 
@@ -438,7 +467,7 @@ class Trainer:
         with tqdm(total=len(batches), initial=done, desc=label, leave=False, disable=not progress) as bar:
             for indices in batches:
                 rng = generator_for(self.seed, self.epoch, len(self.step_losses), 1)
-                torch.manual_seed(rng.initial_seed())  # of dropout
+                torch.manual_seed(rng.initial_seed() + self.ranks.rank)  # of dropout
                 real, gray = self.training_batch(indices, rng)
                 hints = None
                 if self.recipe.hints and not self.recipe.is_small_in(self.epoch):
@@ -452,9 +481,13 @@ class Trainer:
         self.require_finite()
 
         means = torch.stack(self.step_losses).cpu().double().mean(dim=0).tolist()  # Apple's GPUs have no float64
-        loader = make_loader(self.splits.val, self.recipe.batch_size)
         mse, autocast = losses.RECONSTRUCTION["mse"], self.precision.autocast
-        validation: Validation = validate(self.kept_predictor, mse, loader, autocast=autocast)
+
+        def validated(batches: Iterable[tuple[Tensor, Tensor]]) -> Validation:
+            return validate(self.kept_predictor, mse, batches, autocast=autocast)
+
+        loader = make_loader(self.splits.val, self.recipe.batch_size)
+        validation = Validation(*self.ranks.mean_over_batches(validated, loader))
         if not math.isfinite(validation.loss):
             raise Diverged(f"the validation loss became NaN or infinite after epoch {self.epoch + 1}")
         numbers = dict(zip(STEP_LOSSES, means, strict=True)) | {
@@ -527,13 +560,30 @@ class Trainer:
             "started_from": self.started_from,
             **{name: part.state_dict() for name, part in self._parts().items()},
             "precision": self.precision.state_dict(),
-            "machine": {"threads": torch.get_num_threads(), "precision": self.precision.name},
+            "machine": {
+                "threads": torch.get_num_threads(),
+                "precision": self.precision.name,
+                "processes": self.ranks.count,
+            },
         }
+
+    def begin_together(self) -> None:
+        """Puts the trainers of all processes where the first one's is, whose run may have been resumed.
+
+        Raises:
+            TrainingError: This process has other pictures than the first one.
+        """
+        if self.ranks.alone:
+            return
+        state = self.ranks.state_of_the_first(self.state_dict())
+        if state["pictures"] != self.pictures:
+            raise TrainingError("the pictures here are not those of rank 0: give every machine the same data")
+        self.load_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts the trainer where a saved one was.
 
-        Warns where the run was saved with another number of threads on a CPU.
+        Warns where the run was saved with another number of threads on a CPU, or of processes.
 
         Args:
             state: What `state_dict` gave, now or in an earlier version.
@@ -551,11 +601,20 @@ class Trainer:
             self.precision = Precision(self.device, machine["precision"])
             self._lay_out()
         threads = torch.get_num_threads()
-        if self.device.type == "cpu" and machine.get("threads", threads) != threads:
+        if self.device.type == "cpu" and machine.get("threads", threads) != threads and self.ranks.first:
             warnings.warn(
                 f"the run was saved with {machine['threads']} threads and goes on with {threads}: its weights will not "
                 f"be equal to the bit to those of a run that never stopped (OMP_NUM_THREADS={machine['threads']} would "
                 "keep them so)",
+                stacklevel=4,  # who called train
+            )
+        processes = machine.get("processes", 1)
+        if machine and processes != self.ranks.count and self.ranks.first:
+            warnings.warn(
+                f"the run was saved by {processes} process{'es' * (processes > 1)} and goes on with "
+                f"{self.ranks.count}: its weights will be those of a run that never stopped only up to rounding"
+                + (", but for the groups of pictures that its batch norms see" if self.device.type == "cpu" else "")
+                + (", but for dropout's masks" if self.recipe.dropout else ""),
                 stacklevel=4,  # who called train
             )
         self.precision.load_state_dict(state["precision"])
@@ -621,6 +680,7 @@ def train(
     progress: bool = True,
     compiled: bool = False,
     on_epoch: Callable[[int, History, nn.Module], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> History:
     """Trains a recipe on pictures and keeps the run in a folder.
 
@@ -649,6 +709,9 @@ def train(
             minutes. The curves differ by rounding.
         on_epoch: Called after each epoch with the number of epochs done, the curves and the generator (in training
             mode), which keeps luminance if the recipe says so.
+        ranks: The processes that train together (`ranks.joined`), each of which calls this function alike. The first
+            one reads and writes the folder, and shows; on the CPU it warns that each normalizes by its own pictures. A
+            signal to any of them stops all after the same step.
 
     Returns:
         The run's curves.
@@ -656,6 +719,7 @@ def train(
     Raises:
         Diverged: A loss or a weight turned NaN or infinite; the message names epoch, step, last good state and best
             checkpoint. It is a TrainingError.
+        Lost: Another process has ended. It is a TrainingError.
         TrainingError: Memory ran out, the pictures have another size than the recipe or are too few for it, or `folder`
             holds another run, holds a checkpoint without a state, or cannot be written.
         CheckpointError: `start_from` cannot be read, or does not fit the recipe.
@@ -663,9 +727,15 @@ def train(
         Interrupted: A signal asked the run to stop. It is a KeyboardInterrupt.
     """
     folder = Path(folder)
-    device = choose_device(device)
+    device = choose_device(ranks.device(device))
     if device.type == "cpu":
         keep_freed_memory()
+        if not ranks.alone and ranks.first:
+            warnings.warn(
+                "on the CPU each process's batch norms see its own pictures alone, so that the run's weights depend on "
+                "the number of processes",
+                stacklevel=2,
+            )
     splits = _on_device(splits, device)
     size = splits.train.pictures.shape[1]
     if size != recipe.size:
@@ -677,29 +747,31 @@ def train(
             f"there is {len(splits.train)} training picture, and batch normalization needs 2 or more at size {size}; "
             "add pictures, or take a larger size"
         )
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
-    saver = _Saver(folder, 60 * save_minutes)
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now, not after an epoch
+    saver = (_Saver if ranks.first else _Bystander)(folder, 60 * save_minutes)
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         try:
             with Interruption() as interruption:
-                trainer = Trainer(recipe, splits, device, precision, seed, compiled)
+                trainer = Trainer(recipe, splits, device, precision, seed, compiled, ranks)
                 if start_from is not None:
                     trainer.start_from(start_from)
                 saver.restore(trainer, resume)
+                trainer.begin_together()
 
                 def after_step() -> None:
                     saver.after_step(trainer)
-                    if interruption.requested:
+                    if ranks.any(interruption.requested):
                         saver.stop(trainer)
 
                 while trainer.epoch < recipe.epochs:
-                    trainer.run_epoch(progress, after_step)
+                    trainer.run_epoch(progress and ranks.first, after_step)
                     saver.after_epoch(trainer)
-                    if on_epoch is not None:
+                    if on_epoch is not None and ranks.first:
                         with saver.naming_what_is_kept():
                             on_epoch(trainer.epoch, trainer.history, trainer.kept_predictor)
-                    if interruption.requested:
+                    if ranks.any(interruption.requested):
                         saver.stop(trainer)
         except Diverged as error:
             saver.hand_over()
@@ -924,6 +996,22 @@ class _Saver:
             "seconds": sum(history["seconds"]),
             "metrics": {curve: values[-1] for curve, values in history.items() if values},
         }
+
+
+class _Bystander(_Saver):
+    """Of the processes that train with the first one, which alone reads and writes the run's folder."""
+
+    def restore(self, trainer: Trainer, resume: bool) -> None:
+        """Nothing: the first process tells where it stopped."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Nothing."""
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """Nothing."""
+
+    def save(self, trainer: Trainer) -> None:
+        """Nothing."""
 
 
 def _link(source: Path, target: Path) -> None:

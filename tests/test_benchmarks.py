@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,10 +22,10 @@ import measure  # noqa: E402 (lies beside the benchmarks, in no package)
 def run(tmp_path, monkeypatch):
     """Runs a benchmark at toy size in this process, as a program; returns what it wrote."""
 
-    def run(name):
+    def run(name, *options):
         result = tmp_path / "result.json"
         script = str(BENCHMARKS / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [script, "--toy", "--rounds", "1", "--json", str(result)])
+        monkeypatch.setattr(sys, "argv", [script, "--toy", "--rounds", "1", "--json", str(result), *options])
         runpy.run_path(script, run_name="__main__")
         return json.loads(result.read_text())
 
@@ -89,6 +90,17 @@ def test_gpu_goes_its_way_on_a_cpu(run):
     results = run("gpu")
     assert set(results["precision"]) == {"fp32", "bf16"}
     assert len(results["minutes"]) == 3
+
+
+@pytest.mark.slow
+def test_several_processes_in_two(tmp_path):
+    """As a program: its processes import it."""
+    result = tmp_path / "result.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--toy", "--ranks", "2", "--json", str(result)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    rows = json.loads(result.read_text())["ranks"]
+    assert [(row["processes"], row["batch"]) for row in rows] == [(1, 8), (2, 8), (2, 16)]
+    assert all(row["equal weights"] for row in rows)
 
 
 # ---------------------------------------------------------------- how they measure

@@ -3,9 +3,12 @@
 A command that neither `RUN` nor `NOT_RUN` knows fails the test: a new kind of command has to be entered here.
 """
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,12 +39,16 @@ RUN = {
     "colorize": "--device cpu --quiet",
     "cache": "",
 }
+# Several processes, of which two are enough here.
+TORCHRUN = "torchrun --nproc-per-node="
 # What is not run here, by its beginning, and why.
 NOT_RUN = {
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
     "conda env create": "needs a package index",
     "python -m venv": "an environment, for pip to fill",
+    "export ": "a shell's own",
+    "torchrun --nnodes=": "needs two machines, or two terminals",
     "python -m pip": "needs a package index",
     "python -m pytest": "these tests",
     "source .venv/bin/activate": "a shell's own",
@@ -85,6 +92,11 @@ def here(tmp_path, monkeypatch):
 
 
 def status_of(command: str) -> int:
+    if command.startswith(TORCHRUN):
+        words = shlex.split(re.sub(r"(?<=^torchrun --nproc-per-node=)\d+", "2", command))
+        name = words[words.index("colorize_utils") + 1]
+        small = [sys.executable, "-m", "torch.distributed.run", *words[1:], *shlex.split(RUN[name])]
+        return subprocess.run(small, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
     words = shlex.split(command)[3:]
     name = next((name for name in COMMANDS if words[:1] == [name]), "colorize")
     if name == "train" and "--resume" not in words:
@@ -102,7 +114,7 @@ def test_a_printed_command_runs(here, document, capfd):
     for command in dict.fromkeys(commands_in(document)):
         if any(command.startswith(beginning) for beginning in NOT_RUN):
             continue
-        assert command.startswith("python -m colorize_utils"), (
+        assert command.startswith(("python -m colorize_utils", TORCHRUN)), (
             f"{document.name} prints {command!r}: enter it here, or call its block text"
         )
         assert status_of(command) == 0, f"{command}: {capfd.readouterr().err}"

@@ -42,7 +42,7 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 # package's __init__, which hands on the names of its rooms, and the package's own, which imports lazily.
 FLOORS = [
     "errors files runs generator_registry recipes palette colour naming",
-    "models losses devices metrics multiscale",
+    "models losses devices metrics multiscale ranks",
     "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.hints",
     "data.pairs",
     "checkpoints.state checkpoints.hub plots",

@@ -104,11 +104,11 @@ def test_a_critic_learns_n_critic_times_from_random_pictures_of_its_own(splits, 
     batches = []
     update = trainer.update_discriminator
 
-    def spy(real, fake, random):
+    def spy(real, fake, random, part):
         assert not fake.requires_grad
         assert torch.is_grad_enabled()
         batches.append(real)
-        return update(real, fake, random)
+        return update(real, fake, random, part)
 
     monkeypatch.setattr(trainer, "update_discriminator", spy)
     before = [parameter.clone() for parameter in trainer.discriminator.parameters()]
@@ -182,9 +182,9 @@ def test_both_networks_learn_from_pictures_made_alike(splits, tmp_path, monkeypa
         seen["generator"].append(real)
         return step(self, real, gray, rng, hints)
 
-    def updated(self, real, fake, rng):
+    def updated(self, real, fake, rng, part):
         seen["adversary"].append(real)
-        return update(self, real, fake, rng)
+        return update(self, real, fake, rng, part)
 
     monkeypatch.setattr(Trainer, "step", stepped)
     monkeypatch.setattr(Trainer, "update_discriminator", updated)

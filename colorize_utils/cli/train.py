@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from colorize_utils.cli.options import RECIPE_HELP, add_data_options
 from colorize_utils.recipes import RECIPES, Recipe
 
+if TYPE_CHECKING:
+    from colorize_utils.ranks import Ranks
+
 DESCRIPTION = (
     "Train a recipe. The run is kept in a folder: the best and the last checkpoint, curves, and the state that "
-    "--resume goes on from."
+    "--resume goes on from. On several GPUs or machines: torchrun … -m colorize_utils train (docs/scale.md)."
 )
 
 
@@ -53,23 +57,34 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except ValueError as error:
         parser.error(str(error))
 
+    from colorize_utils.ranks import joined
+
+    with joined(options.device) as ranks:
+        return _train(recipe, options, ranks)
+
+
+def _train(recipe: Recipe, options: argparse.Namespace, ranks: "Ranks") -> int:
+    """Trains in one process, or in one of several; of those the first one prints."""
     from colorize_utils.data import load_splits
     from colorize_utils.plots import plot_history, save_figure
-    from colorize_utils.training import History, train
+    from colorize_utils.training import Diverged, History, Interrupted, train
 
-    splits = load_splits(
-        options.data,
-        recipe.size,
-        pool=options.pool,
-        extra=options.extra,
-        drop_gray=options.drop_gray,
-        crop=options.crop,
-        seed=options.seed,
-        count=options.count,
-        progress=not options.quiet,
-    )
-    sizes = f"{len(splits.train)} training, {len(splits.val)} validation pictures, {len(splits.skipped)} left out"
-    print(f"{recipe.name} at {recipe.size}×{recipe.size}, width {recipe.width:g}: {sizes}", flush=True)
+    with ranks.one_before_the_others():
+        splits = load_splits(
+            options.data,
+            recipe.size,
+            pool=options.pool,
+            extra=options.extra,
+            drop_gray=options.drop_gray,
+            crop=options.crop,
+            seed=options.seed,
+            count=options.count,
+            progress=not options.quiet and ranks.first,
+        )
+    if ranks.first:
+        sizes = f"{len(splits.train)} training, {len(splits.val)} validation pictures, {len(splits.skipped)} left out"
+        among = "" if ranks.alone else f"; {ranks.count} processes"
+        print(f"{recipe.name} at {recipe.size}×{recipe.size}, width {recipe.width:g}: {sizes}{among}", flush=True)
     folder = options.output or Path("runs") / recipe.name
 
     def print_epoch(epoch: int, history: History, _: object) -> None:
@@ -83,23 +98,30 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             flush=True,
         )
 
-    with _warnings_in_a_line():
-        history = train(
-            recipe,
-            splits,
-            folder,
-            start_from=options.start_from,
-            resume=options.resume,
-            device=options.device,
-            precision=options.precision,
-            seed=options.seed,
-            save_minutes=options.save_minutes,
-            compiled=options.compile,
-            progress=not options.quiet,
-            on_epoch=print_epoch,
-        )
-    save_figure(plot_history(history, title=recipe.name), folder / "curves.png")
-    print(f"best checkpoint: {folder / 'best.safetensors'}; curves: {folder / 'curves.png'}")
+    try:
+        with _warnings_in_a_line():
+            history = train(
+                recipe,
+                splits,
+                folder,
+                start_from=options.start_from,
+                resume=options.resume,
+                device=options.device,
+                precision=options.precision,
+                seed=options.seed,
+                save_minutes=options.save_minutes,
+                compiled=options.compile,
+                progress=not options.quiet,
+                on_epoch=print_epoch,
+                ranks=ranks,
+            )
+    except (Diverged, Interrupted) as error:  # in all processes alike
+        if ranks.first:
+            raise
+        return 130 if isinstance(error, Interrupted) else 1
+    if ranks.first:
+        save_figure(plot_history(history, title=recipe.name), folder / "curves.png")
+        print(f"best checkpoint: {folder / 'best.safetensors'}; curves: {folder / 'curves.png'}")
     return 0
 
 

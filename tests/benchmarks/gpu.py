@@ -1,10 +1,14 @@
 """Training on a GPU: pictures a second beside the submission's way, the rate beside the machine's, memory, precision.
 
     python tests/benchmarks/gpu.py [--seconds 60] [--json FILE]
+    python tests/benchmarks/gpu.py --ranks 4        several processes alone, each on a GPU of its own
 
 Needs no network and no data: flowers are drawn. `--toy` goes the same way on a CPU, with tiny networks.
 """
 
+import json
+import os
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +24,8 @@ from torch.utils.data import DataLoader
 from colorize_utils.data import PairDataset, Splits, generator_for, load_splits, make_loader
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.metrics import validate
-from colorize_utils.recipes import GAN_L1, WGAN_GP, Recipe
+from colorize_utils.ranks import Ranks, joined
+from colorize_utils.recipes import GAN_L1, MULTISCALE, WGAN_GP, Recipe
 from colorize_utils.training import Trainer, train
 
 PICTURES = 1020  # of the training split, and of the validation split
@@ -165,14 +170,82 @@ def precision(options, device: torch.device, results: dict) -> None:
     results["precision"] = {name: {"last": last, "best": best} for name, last, best in rows}
 
 
+def steps_together(ranks: Ranks, recipe: Recipe, toy: bool, least_seconds: float) -> dict:
+    """Pictures a second of steps in several processes, and whether all of them end with equal weights."""
+    device = torch.device(str(ranks.device("cpu" if toy else "cuda")) if not ranks.alone else "cpu" if toy else "cuda")
+    count = max(64, 2 * recipe.batch_size) if toy else PICTURES
+    splits = resident(synthetic_flowers(min(DRAWN, count), recipe.size), count, device)
+    torch.manual_seed(0)
+    trainer = Trainer(recipe, splits, device, ranks=ranks)
+
+    def step(number: int) -> None:
+        random = generator_for(0, number)
+        indices = torch.randperm(count, generator=random)[: recipe.batch_size].tolist()
+        trainer.step(*trainer.training_batch(indices, random), random)
+
+    warm = 2 if toy else 10
+    for number in range(warm):
+        step(number)
+    measure.synchronize()
+    start, steps = time.perf_counter(), 0
+    while ranks.any(steps < 2 or time.perf_counter() - start < least_seconds):  # which a run asks after each step, too
+        step(warm + steps)
+        steps += 1
+    measure.synchronize()
+    seconds = time.perf_counter() - start
+    weights = torch.cat([weights.detach().flatten().cpu() for weights in trainer.generator.parameters()])
+    first = ranks.state_of_the_first({"weights": weights})["weights"]
+    equal = not ranks.any(not torch.equal(weights, first))
+    return {"rate": recipe.batch_size * steps / seconds, "equal": equal, "memory": peak_bytes(device)}
+
+
+def process(rank: int, count: int, port: int, recipe: Recipe, toy: bool, least_seconds: float, file: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with joined("cpu" if toy else "cuda") as ranks:
+        found = steps_together(ranks, recipe, toy, least_seconds)
+        if ranks.first:
+            file.write_text(json.dumps(found))
+
+
+def several(options, results: dict) -> None:
+    """The recipes' steps in 1, 2, 4 … processes: with its own batch, and with as many times its pictures."""
+    counts = [count for count in (1, 2, 4, 8, 16) if count < options.ranks] + [options.ranks]
+    rows = []
+    for recipe in (GAN_L1,) if options.toy else (GAN_L1, WGAN_GP, MULTISCALE):
+        if options.toy:
+            recipe = replace(recipe, size=32, width=1 / 16, batch_size=8)
+        alone = 0.0
+        for count in counts:
+            for batch in dict.fromkeys((recipe.batch_size, count * recipe.batch_size)):
+                with TemporaryDirectory() as folder, socket.socket() as free:
+                    free.bind(("127.0.0.1", 0))
+                    port = free.getsockname()[1]
+                    free.close()
+                    file = Path(folder) / "found.json"
+                    arguments = (count, port, replace(recipe, batch_size=batch), options.toy, options.seconds / 4, file)
+                    torch.multiprocessing.spawn(process, arguments, nprocs=count)
+                    found = json.loads(file.read_text())
+                alone = alone or found["rate"]
+                memory = found["memory"] / 1e9
+                rows.append((recipe.name, count, batch, found["rate"], found["rate"] / alone, memory, found["equal"]))
+    columns = ("recipe", "processes", "batch", "pictures/s", "× one process", "GB a process", "equal weights")
+    measure.table("Several processes", columns, rows)
+    results["ranks"] = [dict(zip(columns, row, strict=True)) for row in rows]
+
+
 def main() -> None:
-    options = measure.options(__doc__, seconds=60.0)
+    options = measure.options(__doc__, seconds=60.0, ranks=0)
     if options.toy:
         options.seconds = 0.1
     device = torch.device("cpu" if options.toy else "cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here; --toy shows on a CPU that everything runs")
     results: dict = {}
+    if options.ranks:
+        several(options, results)
+        measure.save(options.json, results)
+        return
     speed(options, device, results)
     precision(options, device, results)
     measure.save(options.json, results)
