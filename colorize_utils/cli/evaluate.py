@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--realism",
         action="store_true",
         help="also how often a small network, trained on half of the pictures, tells paintings from photographs in the "
-        "other half: 50 %% is perfect; takes up to half a minute for each line",
+        "other half: 50 %% is perfect; takes up to a minute for each line",
     )
     parser.add_argument(
         "--degraded",

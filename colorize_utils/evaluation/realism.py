@@ -28,7 +28,7 @@ WIDTHS = (3, 24, 48, 64, 96)  # channels
 CHROMA = 4.0  # what chroma is multiplied by: it is small beside luma, and all that differs
 BATCH = 32  # photographs in a step, with as many paintings
 EPOCHS = 30
-MOST_STEPS = 600  # which many pictures take in fewer epochs: half a minute of one core
+MOST_STEPS = 600  # which many pictures take in fewer epochs: about a minute of one core
 LEARNING_RATE = 2e-3
 Z = 1.96  # of the normal distribution: 95 % lie within
 
