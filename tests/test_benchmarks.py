@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_image
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -164,3 +164,38 @@ def test_sharpness(tmp_path, tiny_checkpoint, monkeypatch):
     distance = names["distances"](names["chroma"](square))
     assert distance[:, 47:53].max() == 0 and distance[50, 10] > 30 and distance[50, 90] > 30
     assert np.isinf(names["distances"](np.zeros((2, 20, 20)))).all()
+
+
+def test_spread():
+    """A colorizer that paints what is hinted and nothing else, and one that paints everything."""
+    names = runpy.run_path(str(BENCHMARKS / "spread.py"))
+    gray = np.full((256, 256), 120, np.uint8)
+    outline = [[64, 64], [192, 64], [192, 192], [64, 192]]
+    mask = np.zeros((256, 256), bool)
+    mask[64:193, 64:193] = True
+
+    class Painter:
+        def __init__(self, where):
+            self.where = where
+
+        def colorize(self, gray, hints):
+            colour = np.repeat(gray[..., None], 3, axis=2)
+            for hint in hints:
+                red, blue = np.multiply(255, names["chroma_at"](hint.rgb, 120))
+                colour[self.where] = np.rint([120 + red, 120 - (0.299 * red + 0.114 * blue) / 0.587, 120 + blue])
+            return Image.fromarray(colour)
+
+    hint = names["Hint"](128, 128, "#c82828")
+    near, far = names["spread"](Painter(mask), gray, outline, hint)
+    assert near < 1 and far == 0
+    near, far = names["spread"](Painter(slice(None)), gray, outline, hint)
+    assert near < 1 and far == 1
+    near, _ = names["spread"](Painter(~mask), gray, outline, hint)
+    assert near > 20
+
+
+def test_every_outline_holds_its_hint():
+    for flower in json.loads((BENCHMARKS / "outlines.json").read_text()):
+        mask = Image.new("1", (256, 256))
+        ImageDraw.Draw(mask).polygon([tuple(point) for point in flower["outline"]], fill=1)
+        assert mask.getpixel(tuple(flower["hint"])) and 0.05 < np.asarray(mask).mean() < 0.6

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -21,7 +22,8 @@ from colorize_utils import __version__
 from colorize_utils.checkpoints import BUNDLED, DEFAULT, REGISTRY, verify
 from colorize_utils.cli import main
 from colorize_utils.data import load_splits, make_loader, sample_photograph
-from colorize_utils.inference import Colorizer
+from colorize_utils.inference import Colorizer, Hint
+from colorize_utils.inference.hints import chroma_at
 from colorize_utils.metrics import scoreboard
 
 ROOT = Path(__file__).parent.parent
@@ -229,6 +231,31 @@ def test_the_model_cards_scores_are_those_of_the_bundled_file(size, scores):
             assert getattr(score, field) == pytest.approx(claim, abs=tolerances[field])
         assert score.ciede2000 == pytest.approx(difference, abs=0.05)
         assert score.colourfulness_ratio == pytest.approx(colour, abs=0.02)
+
+
+@pytest.mark.parametrize("colour", ["#3c64dc", "#8c3cc8", "#e6b41e"])
+def test_the_default_colorizer_gives_a_whole_flower_the_colour_of_one_hint(colour):
+    """The sample's dahlia takes it, from petal to petal, and the leaves behind it keep theirs."""
+    gray, hint = sample_photograph(), Hint(375, 170, colour)
+    colorizer = Colorizer.from_checkpoint(device="cpu")
+    plain, led = (np.asarray(colorizer.colorize(gray, hints=hints), float) for hints in ([], [hint]))
+    y, x = np.mgrid[: gray.height, : gray.width]
+    distance = np.hypot(x - 307, y - 222)
+    flower = distance < 120
+    levels = np.asarray(gray)[flower]
+    wanted = 255 * np.array([chroma_at(hint.rgb, level) for level in range(256)])[levels]  # (N, 2)
+    hues = [np.arctan2(*planes.T) for planes in ((led[flower] - levels[:, None])[:, ::2], wanted)]
+    assert np.median(np.abs((hues[0] - hues[1] + np.pi) % (2 * np.pi) - np.pi)) < np.radians(30)
+    moved = np.linalg.norm(led - plain, axis=2)
+    assert moved[(distance > 170) & (y < 340)].mean() < 0.2 * moved[flower].mean()
+
+
+@pytest.mark.skipif("COLORIZE_TEST_FLOWERS" not in os.environ, reason="needs the real flowers-102/")
+def test_a_hint_spreads_to_the_flower_and_stops_there():
+    names = runpy.run_path(str(ROOT / "tests/benchmarks/spread.py"))
+    found = names["measured"](Colorizer.from_checkpoint(device="cpu"), os.environ["COLORIZE_TEST_FLOWERS"], 3.0)
+    near, far = np.median(np.concatenate(list(found.values())), axis=0)
+    assert near < names["NEAR"] and far < names["FAR"]
 
 
 def test_the_default_colorizer_gives_a_photograph_its_leaves_back():

@@ -28,6 +28,7 @@ from colorize_utils.metrics import ciede2000_of_pixels
 OUTLINES = Path(__file__).with_name("outlines.json")
 COLOURS = ("#c82828", "#e6b41e", "#8c3cc8", "#3c64dc", "#f08cb4")  # red, yellow, purple, blue, pink
 SIZE = 256
+NEAR, FAR = 10.0, 0.2  # bounds of the two numbers that a hint should keep
 
 
 def spread(colorizer: Colorizer, gray: np.ndarray, outline: list[list[int]], hint: Hint) -> tuple[float, float]:
@@ -46,30 +47,45 @@ def spread(colorizer: Colorizer, gray: np.ndarray, outline: list[list[int]], hin
     return float(np.median(difference[inside])), float(moved[~inside].mean() / moved[inside].mean())
 
 
+def flowers(data: str) -> list[tuple[str, np.ndarray, dict]]:
+    """The outlined photographs: name, gray (256, 256) uint8, and what outlines.json says of it."""
+    pictures = load_splits(data, SIZE, progress=False).val
+    found = []
+    for flower in json.loads(OUTLINES.read_text()):
+        name = f"val/{flower['picture']}"
+        _, gray = pictures[[list(pictures.names).index(name)]]
+        found.append((name, (255 * gray[0, 0]).round().byte().numpy(), flower))
+    return found
+
+
+def measured(colorizer: Colorizer, data: str, radius: float) -> dict[str, np.ndarray]:
+    """The two numbers of each of the five hints, (5, 2), by the photograph's name."""
+    return {
+        name: np.array(
+            [spread(colorizer, gray, flower["outline"], Hint(*flower["hint"], colour, radius)) for colour in COLOURS]
+        )
+        for name, gray, flower in flowers(data)
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=[DEFAULT])
-    parser.add_argument("--data")
-    parser.add_argument("--radius", type=float, default=3.0)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--radius", type=float, default=3.0, help="of the hints, in pixels (default: 3)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    pictures = load_splits(options.data, SIZE, progress=False).val
-    results, rows = {}, []
+    results = {}
     for model in options.models or [DEFAULT]:
-        colorizer = Colorizer.from_checkpoint(model, "cpu", progress=False)
-        found = []
-        for flower in json.loads(OUTLINES.read_text()):
-            _, gray = pictures[[list(pictures.names).index(f"val/{flower['picture']}")]]
-            levels = (255 * gray[0, 0]).round().byte().numpy()
-            hints = [Hint(*flower["hint"], colour, options.radius) for colour in COLOURS]
-            found.append([spread(colorizer, levels, flower["outline"], hint) for hint in hints])
-        numbers = np.array(found)  # (flowers, colours, 2)
-        results[model] = numbers.tolist()
-        rows.append((model, *np.median(numbers, axis=(0, 1)), *(numbers < (10, 0.2)).mean(axis=(0, 1))))
-        for flower, own in zip(json.loads(OUTLINES.read_text()), numbers, strict=True):
-            rows.append((f"val/{flower['picture']}", *np.median(own, axis=0), *(own < (10, 0.2)).mean(axis=0)))
-    titles = ("", "CIEDE2000 inside", "change outside", "share below 10", "share below 0.2")
-    measure.table("One hint in the flower, medians over five colours", titles, rows)
+        found = measured(Colorizer.from_checkpoint(model, "cpu", progress=False), options.data, options.radius)
+        rows = {**found, "all": np.concatenate(list(found.values()))}
+        titles = (model, "CIEDE2000 inside", "change outside", f"below {NEAR:g}", f"below {FAR:g}")
+        measure.table(
+            "One hint in the flower, in five colours: medians, and how many of the hints are below a bound",
+            titles,
+            [(name, *np.median(own, axis=0), *(own < (NEAR, FAR)).mean(axis=0)) for name, own in rows.items()],
+        )
+        results[model] = {name: own.tolist() for name, own in rows.items()}
     measure.save(options.json, results)
 
 
