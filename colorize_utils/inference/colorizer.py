@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.ndimage import uniform_filter
 from torch import Tensor, nn
 
 from colorize_utils import palette
@@ -41,6 +42,9 @@ _MOST = 1e6  # largest magnitude of an output that merging in float32 can take
 _AROUND = 1  # places of the distribution in each direction that are averaged for the belief at a place
 # Side of the window that smooths the width of belief, before its widest place is sought: a petal, not a pixel.
 _WINDOW = 9
+_MORE = 3  # places, at most, at which an answer's colour is given besides the first
+_HIGH = 0.4  # of such a place: how much the choice matters there, as a share of how much it does at the first, at least
+_FAR = 1 / 8  # and its distance from the others, as a share of the picture's side, at least
 _SURE = 0.4  # standard deviation of chroma, red and blue together, that counts as no belief at all
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory that a large photograph takes, and fits the CPU's cache
 
@@ -276,9 +280,9 @@ class Colorizer:
     ) -> list[Answer]:
         """Several ways to colour a picture, which differ in the colour of what the network is least sure of.
 
-        Where its belief is widest, each colour that it thinks likely is given as a hint, and spread to what belongs
-        there. So every answer is coherent, as colours that are drawn pixel by pixel are not. Colours are told apart by
-        what people call them.
+        Where its belief is widest, each colour that it thinks likely is given as a hint; and again at the places whose
+        colours that changes most, so that it spreads to all that belongs together. So every answer is coherent, as
+        colours that are drawn pixel by pixel are not. Colours are told apart by what people call them.
 
         Args:
             picture: As in `colorize`.
@@ -300,14 +304,18 @@ class Colorizer:
         style = self._known(style)
         self._require_hints()
         source = to_gray(picture)
-        height, width = source.gray.shape
-        probabilities = self._predict(self._working_size(source.gray))[0].numpy()  # (COLOURS, h, w)
-        row, column = _widest(probabilities)
-        h, w = probabilities.shape[1:]
-        x, y = (column + 0.5) * width / w, (row + 0.5) * height / h
+        probabilities = self._distribution(source.gray)  # (COLOURS, h, w)
+        grid, radius = probabilities.shape[1:], 1.5 * self._pixels_a_place(source.gray)
+        row, column = _peak(palette.variance(probabilities))
+        x, y = _pixel((row, column), grid, source.gray)
         found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
-        radius = max(1.0, 1.5 * (height * width / (4 * h * w)) ** 0.5)  # three pixels wide at working size
         chosen = [(Hint(x, y, belief.colour, radius),) for belief in found]
+        if len(found) > 1:
+            # What becomes of the choice elsewhere: the places where it matters most are given the same colour.
+            changed = self._predict(*self._asked(source.gray, chosen)).numpy()  # (N, COLOURS, h, w)
+            matters = np.linalg.norm(palette.means(changed) - palette.means(probabilities[None]), axis=1).mean(axis=0)
+            more = [_pixel(place, grid, source.gray) for place in _far_peaks(matters, (row, column))]
+            chosen = [(hint, *(Hint(*place, hint.colour, radius) for place in more)) for (hint,) in chosen]
         pictures = self.colorize_each(picture, chosen, strength, style)
         return [
             Answer(answer, hints, belief.probability, belief.name)
@@ -447,7 +455,11 @@ class Colorizer:
         if not self.takes_hints:
             raise HintError(f"{self.name} takes no hints; use the bundled checkpoint")
 
-    def _distribution(self, gray: np.ndarray, hints: Sequence[Hint]) -> np.ndarray:
+    def _pixels_a_place(self, gray: np.ndarray) -> float:
+        """How many pixels of a picture (H, W) a side of a place of the distribution is."""
+        return float(max(1.0, 2 * (gray.size**0.5) / self.size))
+
+    def _distribution(self, gray: np.ndarray, hints: Sequence[Hint] = ()) -> np.ndarray:
         """The probabilities of the palette's colours, (COLOURS, h, w), for a gray picture (H, W)."""
         if not self.has_distribution:
             raise ValueError(f"{self.name} names a single colour for each place, and does not know how sure it is")
@@ -511,12 +523,32 @@ class Colorizer:
         return output
 
 
-def _widest(probabilities: np.ndarray) -> tuple[int, int]:
-    """Row and column where the belief (COLOURS, h, w) is widest."""
-    width = torch.from_numpy(palette.variance(probabilities))[None, None]
-    smooth = F.avg_pool2d(width, _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=True)[0, 0]
-    row, column = divmod(int(smooth.argmax()), smooth.shape[1])
-    return row, column
+def _peak(values: np.ndarray) -> tuple[int, int]:
+    """Row and column of the highest of values (h, w), smoothed."""
+    row, column = np.unravel_index(uniform_filter(values, _WINDOW, mode="nearest").argmax(), values.shape)
+    return int(row), int(column)
+
+
+def _far_peaks(values: np.ndarray, first: tuple[int, int]) -> list[tuple[int, int]]:
+    """Up to `_MORE` places of high values (h, w), smoothed, that are far from each other and from `first`."""
+    smooth = uniform_filter(values, _WINDOW, mode="nearest")
+    rows, columns = np.indices(values.shape)
+    least, far = _HIGH * smooth[first], _FAR * (values.size**0.5)
+    found = [first]
+    while len(found) <= _MORE:
+        row, column = found[-1]
+        smooth[np.hypot(rows - row, columns - column) < far] = 0
+        row, column = (int(index) for index in np.unravel_index(smooth.argmax(), smooth.shape))
+        if smooth[row, column] < max(least, 1e-6):
+            break
+        found.append((row, column))
+    return found[1:]
+
+
+def _pixel(place: tuple[int, int], grid: Sequence[int], gray: np.ndarray) -> tuple[float, float]:
+    """X and y, in a picture (H, W), of the middle of a place of a grid (h, w)."""
+    (row, column), (h, w) = place, grid
+    return (column + 0.5) * gray.shape[1] / w, (row + 0.5) * gray.shape[0] / h
 
 
 def _believed_at(
