@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.ndimage import uniform_filter
 from torch import Tensor, nn
 
 from colorize_utils import palette
@@ -309,13 +308,13 @@ class Colorizer:
         row, column = _peak(palette.variance(probabilities))
         x, y = _pixel((row, column), grid, source.gray)
         found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
-        chosen = [(Hint(x, y, belief.colour, radius),) for belief in found]
+        chosen: list[tuple[Hint, ...]] = [(Hint(x, y, belief.colour, radius),) for belief in found]
         if len(found) > 1:
             # What becomes of the choice elsewhere: the places where it matters most are given the same colour.
             changed = self._predict(*self._asked(source.gray, chosen)).numpy()  # (N, COLOURS, h, w)
             matters = np.linalg.norm(palette.means(changed) - palette.means(probabilities[None]), axis=1).mean(axis=0)
             more = [_pixel(place, grid, source.gray) for place in _far_peaks(matters, (row, column))]
-            chosen = [(hint, *(Hint(*place, hint.colour, radius) for place in more)) for (hint,) in chosen]
+            chosen = [(first, *(Hint(*place, first.colour, radius) for place in more)) for (first,) in chosen]
         pictures = self.colorize_each(picture, chosen, strength, style)
         return [
             Answer(answer, hints, belief.probability, belief.name)
@@ -523,15 +522,21 @@ class Colorizer:
         return output
 
 
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import uniform_filter  # a tenth of a second that a single picture is spared
+
+    return uniform_filter(values, _WINDOW, mode="nearest")
+
+
 def _peak(values: np.ndarray) -> tuple[int, int]:
     """Row and column of the highest of values (h, w), smoothed."""
-    row, column = np.unravel_index(uniform_filter(values, _WINDOW, mode="nearest").argmax(), values.shape)
+    row, column = np.unravel_index(_smoothed(values).argmax(), values.shape)
     return int(row), int(column)
 
 
 def _far_peaks(values: np.ndarray, first: tuple[int, int]) -> list[tuple[int, int]]:
     """Up to `_MORE` places of high values (h, w), smoothed, that are far from each other and from `first`."""
-    smooth = uniform_filter(values, _WINDOW, mode="nearest")
+    smooth = _smoothed(values)
     rows, columns = np.indices(values.shape)
     least, far = _HIGH * smooth[first], _FAR * (values.size**0.5)
     found = [first]
