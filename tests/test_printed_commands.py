@@ -19,6 +19,7 @@ from colorize_utils import checkpoints
 from colorize_utils.cli import COMMANDS, main
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.models import UNet
+from colorize_utils.multiscale import MultiscaleUNet
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -52,6 +53,7 @@ NOT_RUN = {
     "python -m pip": "needs a package index",
     "python -m pytest": "these tests",
     "source .venv/bin/activate": "a shell's own",
+    "git show": "a file of the repository's history",
     "python tests/benchmarks/": "minutes of measuring; test_benchmarks.py runs each small",
     "python tests/campaigns/": "minutes of trying; as it says itself",
     "python notebooks/source/build.py": "writes into the repository, or runs the notebooks for real",
@@ -88,6 +90,7 @@ def here(tmp_path, monkeypatch):
     Path("hints.json").write_text('[{"x": 20, "y": 12, "colour": "red"}]')
     network = UNet(width=1 / 16)
     checkpoints.save("A.safetensors", network, {"size": 32})
+    checkpoints.save("EARLIER.safetensors", MultiscaleUNet(1 / 16, sizes=(32, 32)), {"size": 32})
     torch.save(network.state_dict(), "B.pth")
 
 

@@ -40,7 +40,7 @@ _DEVICES = {"int8": ("cpu",), "bf16": ("cpu", "cuda")}  # that can compute in it
 _MOST = 1e6  # largest magnitude of an output that merging in float32 can take
 _AROUND = 1  # places of the distribution in each direction that are averaged for the belief at a place
 # Side of the window that smooths the width of belief, before its widest place is sought: a petal, not a pixel.
-_WINDOW = 9
+_WINDOW = 15
 _MORE = 3  # places, at most, at which an answer's colour is given besides the first
 _HIGH = 0.4  # of such a place: how much the choice matters there, as a share of how much it does at the first, at least
 _FAR = 1 / 8  # and its distance from the others, as a share of the picture's side, at least
@@ -525,7 +525,7 @@ class Colorizer:
 def _smoothed(values: np.ndarray) -> np.ndarray:
     from scipy.ndimage import uniform_filter  # a tenth of a second that a single picture is spared
 
-    return uniform_filter(values, _WINDOW, mode="nearest")
+    return uniform_filter(values, _WINDOW, mode="constant")
 
 
 def _peak(values: np.ndarray) -> tuple[int, int]:
