@@ -22,7 +22,7 @@ from colorize_utils import palette
 from colorize_utils.checkpoints import DEFAULT, load_generator
 from colorize_utils.colour import chroma_of, merge, unit, with_chroma
 from colorize_utils.data.metadata import Mark
-from colorize_utils.data.pictures import PictureLike, to_gray
+from colorize_utils.data.pictures import GrayPicture, PictureLike, to_gray
 from colorize_utils.devices import choose_device
 from colorize_utils.errors import CheckpointError, DeviceError
 from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16
@@ -199,6 +199,11 @@ class Colorizer:
             _SHARES.leave(workers)
 
     @property
+    def judged_side(self) -> int:
+        """The side of the square to which `unfamiliarity` resizes a picture; 0 where the network cannot tell it."""
+        return min(self._judge.side_lengths) if self._judge else 0
+
+    @property
     def styles(self) -> tuple[str, ...]:
         """The styles that the network has: all, where it predicts a distribution over colours, else "safe" alone."""
         return STYLES if self.has_distribution else STYLES[:1]
@@ -251,13 +256,31 @@ class Colorizer:
         style = self._known(style)
         source = to_gray(picture)
         if keep_luminance:
-            chroma = 255 * strength * self._chroma(source.gray, style)  # (2, h, w)
-            rgb = _in_bands(chroma, source.gray, merge)
-        else:
-            rgb = _in_bands(self._raw(source.gray, style), source.gray, _clamped)
-        if source.alpha is None:
-            return Image.fromarray(rgb)
-        return Image.fromarray(np.dstack([rgb, source.alpha]))
+            return with_chroma_of(source, self.chroma(working_size(source.gray, self.size), style), strength)
+        return _image(_in_bands(self._raw(source.gray, style), source.gray, _clamped), source.alpha)
+
+    def chroma(self, small: np.ndarray, style: str | None = None) -> Tensor:
+        """Predicts the chroma of a gray picture at working size: the network's part of `colorize`.
+
+        `working_size` makes its argument, and `with_chroma_of` takes its result, so that the three may be computed in
+        different processes.
+
+        Args:
+            small: (h, w) uint8, of even sides.
+            style: As in `colorize`.
+
+        Returns:
+            Red and blue minus luma, (2, h, w) in [−1, 1], on the CPU; half as high and wide where the network predicts
+            a distribution.
+
+        Raises:
+            ValueError: The network does not have the style.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
+        style = self._known(style)
+        if self.has_distribution:
+            return _STYLES[style](self._predict(small))[0]
+        return chroma_of(self._predict(small))[0]
 
     def unfamiliarity(self, picture: PictureLike) -> float | None:
         """How sure the network is that a picture is none of the kind that it was trained on.
@@ -275,8 +298,7 @@ class Colorizer:
         """
         if self._judge is None:
             return None
-        side = min(self._judge.side_lengths)
-        levels = _resize(to_gray(picture).gray, side, side)
+        levels = resized(to_gray(picture).gray, self.judged_side, self.judged_side)
         with torch.inference_mode():
             return float(self._judge.unfamiliarity(_unit(levels[None]).to(self.device)))
 
@@ -311,27 +333,10 @@ class Colorizer:
             )
         return style
 
-    def _working_size(self, gray: np.ndarray) -> np.ndarray:
-        """Resizes a gray picture (H, W) to the area of a working-size square, at about its own aspect; even sides."""
-        height, width = gray.shape
-        scale = self.size / (height * width) ** 0.5
-        h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * self.size // 2)) for side in (height, width))
-        return _resize(gray, h, w)
-
-    def _chroma(self, gray: np.ndarray, style: str) -> Tensor:
-        """The network's chroma of a gray picture (H, W): red and blue minus luma, (2, h, w) in [−1, 1].
-
-        h and w are the sides at working size, or half of them where the network predicts a distribution.
-        """
-        small = self._working_size(gray)
-        if self.has_distribution:
-            return _STYLES[style](self._predict(small))[0]
-        return chroma_of(self._predict(small))[0]
-
     def _raw(self, gray: np.ndarray, style: str) -> Tensor:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
         side = 2 * max(1, self.size // 2)
-        small = _resize(gray, side, side)
+        small = resized(gray, side, side)
         if self.has_distribution:
             chroma = _STYLES[style](self._predict(small))
             return with_chroma(_unit(small[None]), _enlarge(chroma, side, side))[0]
@@ -362,9 +367,52 @@ def _unit(levels: np.ndarray) -> Tensor:
     return unit(torch.from_numpy(levels))[:, None]  # (B, h, w) → (B, 1, h, w)
 
 
-def _resize(gray: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes as the training pictures were: by Pillow's antialiased bilinear filter."""
+def working_size(gray: np.ndarray, size: int) -> np.ndarray:
+    """Resizes a gray picture to the area of a working-size square, at about its own aspect.
+
+    Args:
+        gray: (H, W) uint8.
+        size: The working size, pixels a side of a square.
+
+    Returns:
+        (h, w) uint8, of even sides.
+    """
+    height, width = gray.shape
+    scale = size / (height * width) ** 0.5
+    h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * size // 2)) for side in (height, width))
+    return resized(gray, h, w)
+
+
+def resized(gray: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes as the training pictures were: by Pillow's antialiased bilinear filter.
+
+    Args:
+        gray: (H, W) uint8.
+        height: The height to give it.
+        width: The width to give it.
+
+    Returns:
+        (height, width) uint8.
+    """
     return np.array(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def with_chroma_of(source: GrayPicture, chroma: Tensor, strength: float = 1.0) -> Image.Image:
+    """Puts predicted chroma on a picture's own luminance: the last part of `Colorizer.colorize`.
+
+    Args:
+        source: The picture in gray, and its alpha.
+        chroma: What `Colorizer.chroma` predicts for it, (2, h, w).
+        strength: Multiplies the chroma.
+
+    Returns:
+        The picture in colour: 8-bit RGB, or RGBA where it has alpha.
+    """
+    return _image(_in_bands(255 * strength * chroma, source.gray, merge), source.alpha)
+
+
+def _image(rgb: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    return Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
 
 
 def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
