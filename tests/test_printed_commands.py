@@ -38,6 +38,9 @@ RUN = {
 }
 # What is not run here, by its beginning, and why.
 NOT_RUN = {
+    "python -m colorize_utils archive": "needs Ray; tests/cli/test_archive.py runs it on a cluster of two nodes",
+    "ray ": "starts and stops a cluster, as tests/cli/test_archive.py does",
+    "export RAY_": "a shell's own",
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
     "conda env create": "needs a package index",
