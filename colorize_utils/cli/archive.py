@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="the folder for the results, which get the same names; a path or an address")
     parser.add_argument("--address", help="of a Ray cluster to join: HOST:PORT, or auto (default: Ray starts here)")
     parser.add_argument(
-        "--workers", type=at_least(1), help="networks at once (default: one a GPU, else two thirds of the cores)"
+        "--workers", type=at_least(1), help="networks at once (default: as many as there are GPUs, or else cores)"
     )
     parser.add_argument("--retry-failed", action="store_true", help="try pictures again that failed before")
     parser.add_argument("--model", help="a checkpoint's name (--list-models) or file (default: the bundled one)")

@@ -498,7 +498,7 @@ class ArchiveReport:
         failed: (path, reason) of each that has no result.
         coloured: How many have colours of their own.
         unfamiliar: How many the network is sure of that they are none of its kind.
-        missing: How many are not in the report: processes died over them again and again; a further run tries them.
+        missing: How many are not in the report, because Ray gave up their block; a further run tries them.
         listing: What the listing met; None where the manifest was there already.
     """
 
@@ -524,6 +524,8 @@ def read_report(output: Place) -> ArchiveReport:
 
     state = output / STATE
     pictures, _ = read_settings(state / "manifest.parquet")
+    if not (state / "report").exists():
+        return ArchiveReport(missing=pictures)
     names = ["outcome", "reason", "coloured", "unfamiliarity"]
     table = pyarrow.dataset.dataset(
         (state / "report").path, schema=_schema(*_SCHEMAS["encode"]), filesystem=output.filesystem, format="parquet"
@@ -536,7 +538,7 @@ def read_report(output: Place) -> ArchiveReport:
         failed=list(zip(failed["path"].to_pylist(), failed["reason_last"].to_pylist(), strict=True)),
         coloured=pyarrow.compute.sum(rows["coloured_last"]).as_py() or 0,
         unfamiliar=rows.filter(pyarrow.compute.field("unfamiliarity_last") > UNFAMILIAR).num_rows,
-        missing=pictures - rows.num_rows,
+        missing=max(0, pictures - rows.num_rows),  # of a manifest that was written anew some may be gone
     )
 
 
@@ -587,7 +589,7 @@ def colorize_archive(
         output: The folder of the results, which have the originals' relative names (`batch.colour_name`).
         model: A checkpoint's name or file, which every machine of a cluster must have.
         cluster: The address of a Ray cluster to join; by default Ray starts on this machine alone.
-        workers: How many networks work at once; by default one on every GPU, without GPUs on two thirds of the cores.
+        workers: How many networks work at once; by default as many as there are GPUs, or else cores.
         device: Where they compute; by default the fastest device that a worker has.
         precision: As in `Colorizer`.
         style: As in `Colorizer.colorize`.
@@ -612,6 +614,8 @@ def colorize_archive(
     listing = _begin(stages, own)
     if retry_failed:
         forget_failed(output)
+    if os.path.exists(model):  # workers have other working folders
+        model = os.path.abspath(model)
     network = (model, colorizer.checkpoint, device, precision, own.style)
     with _ray(cluster):
         _run(stages, network, state, workers, progress)
