@@ -44,6 +44,9 @@ RUN = {
 TORCHRUN = "torchrun --nproc-per-node="
 # What is not run here, by its beginning, and why.
 NOT_RUN = {
+    "python -m colorize_utils archive": "needs Ray; tests/cluster/test_cluster.py runs it on a cluster of two nodes",
+    "ray ": "starts and stops a cluster, as tests/cluster/test_cluster.py does",
+    "export RAY_": "a shell's own",
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
     "conda env create": "needs a package index",
