@@ -81,6 +81,7 @@ def colorize_files(
     skip_colour: bool = False,
     progress: bool = True,
     mark: bool = True,
+    place: bool = True,
     answers: int | None = None,
     **how: Any,
 ) -> BatchReport:
@@ -106,6 +107,7 @@ def colorize_files(
         answers: Writes up to so many answers for each picture (`Colorizer.answers`) in place of one result: NAME-1.jpg,
             NAME-2.jpg … where the result would have been NAME.jpg. For files of one page.
         mark: Whether results say that their colours are predicted, by which model and in which style.
+        place: Whether results keep the metadata that says where the picture was taken.
         **how: Goes to `Colorizer.colorize`.
 
     Returns:
@@ -126,13 +128,13 @@ def colorize_files(
     claimed: dict[Path, Path] = {}  # result → the first picture that has it
     for original, target in jobs:
         claimed.setdefault(target, original)
-    room = _Room(PIXELS_AT_ONCE)
+    room = Room(PIXELS_AT_ONCE)
 
     def write_answers(page: Image.Image, original: Path, target: Path) -> None:
         kept = {name: value for name, value in how.items() if name in ("strength", "style")}
         for number, answer in enumerate(colorizer.answers(page, answers or 1, **kept), 1):
             path = _numbered(target, number)
-            save_picture(answer.picture, path, original, own if mark else None)
+            save_picture(answer.picture, path, original, own if mark else None, place=place)
             report.chosen[path] = (answer.name, answer.probability)
 
     def colorize(original: Path, target: Path) -> tuple[str, bool, float]:
@@ -173,9 +175,9 @@ def colorize_files(
 
             if len(pages) == 1:
                 ((_, colour),) = coloured()
-                save_picture(colour, target, original, own if mark else None)
+                save_picture(colour, target, original, own if mark else None, place=place)
             else:
-                save_pages(coloured(), target, original, own if mark else None)
+                save_pages(coloured(), target, original, own if mark else None, place=place)
             return "written", any(own_colours), max(strange)
 
     workers = max(1, min(AT_ONCE, len(jobs)))
@@ -206,7 +208,7 @@ def colorize_files(
     return report
 
 
-class _Room:
+class Room:
     """Bounds the pixels in memory at once: a picture waits until there is room for it.
 
     A picture that is larger than the bound waits until no other is in memory.
