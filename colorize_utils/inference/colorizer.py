@@ -272,7 +272,12 @@ class Colorizer:
         return _image(rgb, source)
 
     def answers(
-        self, picture: PictureLike, count: int = 4, strength: float = 1.0, style: str | None = None
+        self,
+        picture: PictureLike,
+        count: int = 4,
+        strength: float = 1.0,
+        style: str | None = None,
+        hints: Sequence[Hint] = (),
     ) -> list[Answer]:
         """Several ways to colour a picture, which differ in the colour of what the network is least sure of.
 
@@ -285,6 +290,7 @@ class Colorizer:
             count: How many at most; fewer where it thinks fewer colours likely.
             strength: As in `colorize`.
             style: As in `colorize`.
+            hints: What is known already; each answer has these and one more.
 
         Returns:
             The answers, the likeliest first; one at least.
@@ -301,17 +307,17 @@ class Colorizer:
         self._require_hints()
         source = to_gray(picture)
         height, width = source.gray.shape
-        probabilities = self._predict(self._working_size(source.gray))[0].numpy()  # (COLOURS, h, w)
+        probabilities = self._predict(*self._asked(source.gray, [hints]))[0].numpy()  # (COLOURS, h, w)
         row, column = _widest(probabilities)
         h, w = probabilities.shape[1:]
         x, y = (column + 0.5) * width / w, (row + 0.5) * height / h
         found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
         radius = max(1.0, 1.5 * (height * width / (4 * h * w)) ** 0.5)  # three pixels wide at working size
-        chosen = [(Hint(x, y, belief.colour, radius),) for belief in found]
+        chosen = [(*hints, Hint(x, y, belief.colour, radius)) for belief in found]
         pictures = self.colorize_each(picture, chosen, strength, style)
         return [
-            Answer(answer, hints, belief.probability, belief.name)
-            for answer, hints, belief in zip(pictures, chosen, found, strict=True)
+            Answer(answer, given, belief.probability, belief.name)
+            for answer, given, belief in zip(pictures, chosen, found, strict=True)
         ]
 
     def colorize_each(
