@@ -38,6 +38,7 @@ RUN = {
 }
 # What is not run here, by its beginning, and why.
 NOT_RUN = {
+    "python -m colorize_utils serve": "runs until it is interrupted; tests/app and tests/browser start it",
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
     "conda env create": "needs a package index",

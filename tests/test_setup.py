@@ -50,7 +50,8 @@ FLOORS = [
     "inference.colorizer inference.batch",
     "evaluation.comparison evaluation.choices evaluation.report evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
-    "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
+    "app.guard app.visits app.page app.server",
+    "cli.options cli.colorize cli.serve cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
     "__main__",
 ]
 

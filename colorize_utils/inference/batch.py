@@ -221,6 +221,11 @@ class Room:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
+        """A block in which so many pixels are in memory; waits until there is room for them.
+
+        Args:
+            pixels: How many.
+        """
         pixels = min(pixels, self._all)
         with self._door, self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
