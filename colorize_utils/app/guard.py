@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 COOKIE = "colorize_code"
 CODE_PATH = "/code"
+STARTED = "/gradio_api/startup-events"  # what Gradio asks itself at its start; it tells and changes nothing
 MOST_WRONG = 30  # wrong codes in a minute, from all together; then nobody can enter one for the rest of it
 MOST_SENT = 1_000_000_000  # bytes of one upload, of several files
 MOST_ASKED = 1_000_000  # bytes of any other request
@@ -65,7 +66,7 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         if self._code and path == CODE_PATH:
             await self._enter(scope, send)
-        elif self._code and not self._known(headers.get(b"cookie", b"")):
+        elif self._code and path != STARTED and not self._known(headers.get(b"cookie", b"")):
             await _answer(send, 401, _FORM.replace("MESSAGE", ""))
         elif path.startswith(_REFUSED):
             await _answer(send, 403, "not here")

@@ -51,19 +51,22 @@ element.addEventListener('change', event => {
 _LIVE = '<div role="status" aria-live="polite">${value}</div>'  # what changes in it is read out
 CSS = """
 .gradio-container main { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
+.or { color: var(--body-text-color-subdued) !important; }
+.dark .tab-container button.selected { color: #5eead4 !important; }
 #title { padding: 4px 0; } #title h1 { font-size: 1.7rem; margin: 0; }
 #notice p { margin: 0; padding: 10px 14px; border-radius: 8px; border: 1px solid var(--border-color-primary); }
 #notice p.wrong { border-color: #b3261e; border-left-width: 6px; }
 #palette p, #answers p, .says p { margin: 4px 0 8px; font-size: 1.05rem; }
 .answers { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; }
-.answers button { padding: 0 0 8px; border: 2px solid var(--border-color-primary); border-radius: 8px; overflow: hidden;
+.answers button { display: flex; flex-direction: column; align-items: center; padding: 0 0 8px;
+  border: 2px solid var(--border-color-primary); border-radius: 8px; overflow: hidden;
   background: var(--background-fill-primary); color: var(--body-text-color); font-size: 1.05rem; cursor: pointer; }
 .answers img { display: block; width: 100%; margin: 0 0 6px; }
 .swatches { display: flex; flex-wrap: wrap; gap: 8px; }
 .swatches button, .swatches label { display: flex; align-items: center; gap: 8px; min-height: 48px; padding: 4px 12px;
   border: 1px solid var(--border-color-primary); border-radius: 8px; background: var(--background-fill-primary);
   color: var(--body-text-color); font-size: 1rem; cursor: pointer; }
-.swatches i { width: 30px; height: 30px; border-radius: 50%; border: 1px solid #0006; }
+.swatches i { flex: none; width: 30px; height: 30px; border-radius: 50%; border: 1px solid #0006; }
 .swatches input { width: 36px; height: 36px; padding: 0; border: 0; background: none; cursor: pointer; }
 .swatches button:focus-visible, .answers button:focus-visible, .swatches label:focus-within {
   outline: 3px solid var(--color-accent); }
@@ -524,4 +527,10 @@ def _hex(colour: tuple[int, int, int]) -> str:
 def theme() -> Any:
     """Large letters of the visitor's own system, so that no font is loaded."""
     fonts = ["system-ui", "sans-serif"]
-    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"], text_size="lg", primary_hue="teal")
+    plain = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"], text_size="lg", primary_hue="teal")
+    dark_enough = dict.fromkeys(("button_primary_background_fill", "color_accent"), "*primary_700")  # for white letters
+    dark = {
+        "button_primary_background_fill_dark": "*primary_700",
+        "button_primary_background_fill_hover": "*primary_800",
+    }
+    return plain.set(**dark_enough, **dark, body_text_color_subdued="*neutral_600")

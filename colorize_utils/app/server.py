@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +71,12 @@ def serving(
     """
     if code is None:
         code = "".join(secrets.choice("0123456789") for _ in range(_CODE_DIGITS)) if lan or share else ""
-    with tempfile.TemporaryDirectory(prefix="colorize-", ignore_cleanup_errors=True) as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="colorize-", ignore_cleanup_errors=True) as temporary,
+        ExitStack() as ended,
+    ):
         folder = Path(temporary)
-        os.environ.update(_SETTINGS | {"GRADIO_TEMP_DIR": str(folder / "uploads")})
+        _set_up(_SETTINGS | {"GRADIO_TEMP_DIR": str(folder / "uploads")}, ended)
         try:
             from starlette.middleware import Middleware
 
@@ -112,6 +115,17 @@ def serving(
             yield Served(url.replace("0.0.0.0", "127.0.0.1"), lan_url, public or "", code, folder)
         finally:
             page.blocks.close(verbose=False)
+
+
+def _set_up(settings: dict[str, str], ended: ExitStack) -> None:
+    """Sets variables of the environment, until the end."""
+    for name, value in settings.items():
+        before = os.environ.get(name)
+        os.environ[name] = value
+        if before is None:
+            ended.callback(os.environ.pop, name, None)
+        else:
+            ended.callback(os.environ.__setitem__, name, before)
 
 
 def lan_address() -> str:

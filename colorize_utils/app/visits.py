@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from colorize_utils.data.pages import open_pages
-from colorize_utils.data.pictures import to_gray
+from colorize_utils.data.pictures import WRITABLE, to_gray
 from colorize_utils.errors import ColorizeError, HintError, PictureError
 from colorize_utils.files import MAX_NAME, shortened
 from colorize_utils.inference.batch import Room, colorize_files
@@ -360,12 +360,14 @@ def _coloured_file(original: Path, name: str, folder: Path, how: How, place: boo
     Raises:
         PictureError: It cannot be read or written; the line calls it by its name.
     """
+    suffix = original.suffix if original.suffix in WRITABLE else ".png"
+    path = folder / f"{shortened(Path(name).stem, MAX_NAME - 20)}-colorized{suffix}"
     folder.mkdir()
     with _ROOM.taken(require_limits(original)):
         report = colorize_files(
             how.colorizer,
             [original],
-            folder,
+            path,
             progress=False,
             place=place,
             strength=how.strength,
@@ -374,10 +376,6 @@ def _coloured_file(original: Path, name: str, folder: Path, how: How, place: boo
         )
     if report.failed:
         raise PictureError(report.failed[0].replace(str(original), name))
-    (written,) = report.written
-    stem = Path(name).stem
-    path = folder / f"{shortened(stem, MAX_NAME - 20)}-colorized{written.name.removeprefix('original')}"
-    written.replace(path)
     return path
 
 
