@@ -53,6 +53,7 @@ CSS = """
 .gradio-container main { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
 .or { color: var(--body-text-color-subdued) !important; }
 .dark .tab-container button.selected { color: #5eead4 !important; }
+[aria-label="common.upload"] { display: none !important; } /* a button in a button; the field itself takes more files */
 #title { padding: 4px 0; } #title h1 { font-size: 1.7rem; margin: 0; }
 #notice p { margin: 0; padding: 10px 14px; border-radius: 8px; border: 1px solid var(--border-color-primary); }
 #notice p.wrong { border-color: #b3261e; border-left-width: 6px; }
@@ -146,7 +147,7 @@ class Page:
             with gr.Tabs() as self.views:
                 with gr.Tab(COMPARE, id=COMPARE) as self.compare_tab:
                     self.slider = gr.ImageSlider(
-                        label="Gray and in colour", show_label=False, interactive=False, buttons=[], max_height=620
+                        label="Gray and in colour", show_label=False, interactive=False, buttons=[], max_height=460
                     )
                 with gr.Tab(COLOURS, id=COLOURS) as self.colours_tab:
                     self.canvas = gr.Image(
