@@ -81,7 +81,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-browser: $(VENV)/installed-dev
-	$(PIP) -e ".[lab,browser]"
+	$(PIP) -e ".[app,lab,browser]"
 	touch $@
 
 $(VENV)/installed-app: $(VENV)/installed

@@ -72,6 +72,8 @@ class Guard:
             await _answer(send, 403, "not here")
         elif _length(headers) > (MOST_SENT if path.endswith("/upload") else MOST_ASKED):
             await _answer(send, 413, "too much at once")
+        elif b"transfer-encoding" in headers:  # of a length that is not told; no browser sends so
+            await _answer(send, 411, "how much?")
         else:
             await self._app(scope, receive, _with_headers(send))
 

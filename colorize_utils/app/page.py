@@ -7,6 +7,7 @@ into its line. What a visitor typed or called a file is escaped before it is sho
 import base64
 import html
 import io
+import secrets
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import gradio as gr
 from colorize_utils.app.visits import How, Picture, Visit, Visits
 from colorize_utils.checkpoints import REGISTRY
 from colorize_utils.data import sample_photograph
-from colorize_utils.data.pictures import HEIF, READABLE
+from colorize_utils.data.pictures import READABLE
 from colorize_utils.errors import ColorizeError
 from colorize_utils.inference.batch import AT_ONCE
 from colorize_utils.inference.colorizer import Colorizer
@@ -32,7 +33,8 @@ _KEPT = (300, 3600)  # every so many seconds, files that Gradio has kept for lon
 _NETWORK = {"concurrency_id": "network", "concurrency_limit": AT_ONCE}  # of events that colour something
 COMPARE, COLOURS, ANSWERS, GUESSES = "Compare", "Colours", "Answers", "Guesses"
 _TAP = "Tap the picture where you know the colour."
-_SUFFIXES = sorted(READABLE | HEIF)
+# Without the suffixes of HEIC, which "image" stands for, too: asked for those, an iPhone would not send a JPEG.
+_SUFFIXES = sorted(READABLE)
 # Handed to the button that saves, as soon as it is there: the browser then asks for nothing more.
 _SAVE = """() => { let tries = 40; const press = () => { const button = document.querySelector('%s');
   if (button && button.offsetParent) button.click(); else if (tries--) setTimeout(press, 100); };
@@ -71,6 +73,8 @@ CSS = """
 .swatches input { width: 36px; height: 36px; padding: 0; border: 0; background: none; cursor: pointer; }
 .swatches button:focus-visible, .answers button:focus-visible, .swatches label:focus-within {
   outline: 3px solid var(--color-accent); }
+/* What is under the picture is to be seen without scrolling. */
+#canvas img, #guesses img { max-height: 46vh; max-width: 100%; width: auto; margin: 0 auto; }
 #canvas img { cursor: crosshair; touch-action: manipulation; }
 @media (max-width: 640px) {
   .gradio-container main { padding: 8px !important; } #title h1 { font-size: 1.2rem; }
@@ -181,6 +185,7 @@ class Page:
                         interactive=False,
                         buttons=[],
                         height="auto",
+                        elem_id="guesses",
                         alt_text="The gray picture, orange where the model guesses",
                     )
             self.download = gr.Button("Download in full size", variant="primary", size="lg", elem_id="download")
@@ -241,6 +246,8 @@ class Page:
             self.make_archive,
             [self.many, self.place, *how],
             [self.archive, self.report, self.colour_all],
+            concurrency_id="batch",  # so that those who colour a single picture need not wait for its end
+            concurrency_limit=1,
         )
 
     @property
@@ -253,9 +260,12 @@ class Page:
         known = style if style in colorizer.styles else colorizer.default_style
         return How(colorizer, known, min(max(lowest, float(strength)), highest))
 
+    def _visit(self, request: gr.Request) -> Visit:
+        return self._visits.of(request.session_hash or secrets.token_hex())  # without a session, nothing is shared
+
     def _answered(self, request: gr.Request, step: Callable[[Visit], Updates]) -> Updates:
         """What a step of the visit changes on the page; where it fails, the line that says why."""
-        visit = self._visits.of(str(request.session_hash))
+        visit = self._visit(request)
         with visit.turn:
             try:
                 return step(visit)
@@ -378,7 +388,7 @@ class Page:
 
     def turn_to(self, view: str, model: str, style: str, strength: float, request: gr.Request) -> Updates:
         """Another side of the picture was turned to."""
-        visit = self._visits.of(str(request.session_hash))
+        visit = self._visit(request)
         visit.view = view
         return self.paint(model, style, strength, request) if view in (ANSWERS, GUESSES) else self._nothing
 
@@ -389,7 +399,7 @@ class Page:
         return turn
 
     def _has_picture(self, request: gr.Request) -> bool:
-        return self._visits.of(str(request.session_hash)).picture is not None
+        return self._visit(request).picture is not None
 
     def tap(self, event: gr.SelectData, model: str, style: str, strength: float, request: gr.Request) -> Updates:
         """The picture was tapped."""
@@ -463,7 +473,7 @@ class Page:
         if not files:
             yield {self.report: notice("First choose photographs.")}
             return
-        visit = self._visits.of(str(request.session_hash))
+        visit = self._visit(request)
         yield {
             self.report: progress(0, len(files)),
             self.colour_all: gr.update(interactive=False),

@@ -1,5 +1,6 @@
 """Starts and ends the page: address, QR code, code to enter, limits, and a temporary folder that is emptied."""
 
+import mimetypes
 import os
 import secrets
 import signal
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from colorize_utils.data.pictures import HEIF
 from colorize_utils.errors import ColorizeError
 from colorize_utils.inference.colorizer import Colorizer
 
@@ -85,6 +87,8 @@ def serving(
             from colorize_utils.app.visits import MOST_BYTES, Visits
         except ImportError as error:
             raise ServeError(f'the page needs Gradio ({error}): pip install ".[app]"') from error
+        for suffix in sorted(HEIF):  # Python's own list lacks them, and Gradio asks it what is an image
+            mimetypes.add_type("image/heif" if suffix == ".heif" else "image/heic", suffix)
         page = Page(Visits(folder / "visits"), Models(colorizer))
         try:
             _, url, public = page.blocks.launch(

@@ -88,6 +88,7 @@ def test_what_is_sent_is_bounded():
     assert asked(app, "/gradio_api/upload", content_length=much)[0] == 200
     assert asked(app, "/gradio_api/upload", content_length=str(guard.MOST_SENT + 1))[0] == 413
     assert asked(app, "/", content_length="many")[0] == 413
+    assert asked(app, "/gradio_api/queue/join", transfer_encoding="chunked")[0] == 411
 
 
 def test_the_servers_own_events_pass_and_websockets_do_not():

@@ -4,6 +4,7 @@ import http.client
 import os
 import signal
 import socket
+import sys
 import threading
 import urllib.parse
 
@@ -85,6 +86,36 @@ def test_a_port_that_is_taken_gives_a_line(colorizer):
         taken.listen()
         with pytest.raises(ServeError, match="is taken"), serving(colorizer, port=taken.getsockname()[1]):
             pass
+
+
+@pytest.mark.parametrize("public", ["https://flower.example/", None])
+def test_a_public_address_comes_with_a_code_and_a_warning(tiny_checkpoint, monkeypatch, capsys, public):
+    import gradio
+
+    asked = {}
+    monkeypatch.setattr(
+        gradio.Blocks, "launch", lambda _, **how: asked.update(how) or (None, "http://127.0.0.1:1/", public)
+    )
+    monkeypatch.setattr(server, "wait", lambda: None)
+    status = main(["serve", "--share", "--model", str(tiny_checkpoint), "--device", "cpu"])
+    out, err = capsys.readouterr()
+    assert asked["share"] and asked["server_name"] == "127.0.0.1" and "public address" in err
+    if public:
+        assert status == 0 and public in out and "Code to enter: " in out and "PUBLIC" in out
+    else:
+        assert status == 1 and "no public address is to be had" in err
+
+
+def test_without_gradio_it_says_what_to_install(colorizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "colorize_utils.app.page", None)
+    with pytest.raises(ServeError, match=r'pip install "\.\[app\]"'), serving(colorizer):
+        pass
+
+
+def test_without_segno_there_is_no_qr_code(monkeypatch):
+    assert "█" in server.qr_code("http://192.0.2.1:7860/")
+    monkeypatch.setitem(sys.modules, "segno", None)
+    assert server.qr_code("http://192.0.2.1:7860/") == ""
 
 
 def test_contradicting_options_are_refused(capsys):
