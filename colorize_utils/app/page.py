@@ -56,7 +56,7 @@ CSS = """
 .or { color: var(--body-text-color-subdued) !important; }
 .dark .tab-container button.selected { color: #5eead4 !important; }
 [aria-label="common.upload"] { display: none !important; } /* a button in a button; the field itself takes more files */
-#title { padding: 4px 0; } #title h1 { font-size: 1.7rem; margin: 0; }
+#title { padding: 4px 0; } #title h1 { font-size: 1.7rem !important; margin: 0; }
 #notice p { margin: 0; padding: 10px 14px; border-radius: 8px; border: 1px solid var(--border-color-primary); }
 #notice p.wrong { border-color: #b3261e; border-left-width: 6px; }
 #palette p, #answers p, .says p { margin: 4px 0 8px; font-size: 1.05rem; }
@@ -77,7 +77,7 @@ CSS = """
 #canvas img, #guesses img { max-height: 46vh; max-width: 100%; width: auto; margin: 0 auto; }
 #canvas img { cursor: crosshair; touch-action: manipulation; }
 @media (max-width: 640px) {
-  .gradio-container main { padding: 8px !important; } #title h1 { font-size: 1.2rem; }
+  .gradio-container main { padding: 8px !important; } #title h1 { font-size: 1.2rem !important; }
   .tab-container button { padding: 0 7px !important; font-size: .95rem !important; }
   .swatches { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
   .swatches button, .swatches label { padding: 4px 8px; gap: 6px; font-size: .92rem; }
