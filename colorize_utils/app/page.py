@@ -261,7 +261,7 @@ class Page:
         return How(colorizer, known, min(max(lowest, float(strength)), highest))
 
     def _visit(self, request: gr.Request) -> Visit:
-        return self._visits.of(request.session_hash or secrets.token_hex())  # without a session, nothing is shared
+        return self._visits.of(request.session_hash or secrets.token_hex())  # without a key, nothing is shared
 
     def _answered(self, request: gr.Request, step: Callable[[Visit], Updates]) -> Updates:
         """What a step of the visit changes on the page; where it fails, the line that says why."""

@@ -1,5 +1,6 @@
 """Starts and ends the page: address, QR code, code to enter, limits, and a temporary folder that is emptied."""
 
+import atexit
 import mimetypes
 import os
 import secrets
@@ -19,6 +20,9 @@ from colorize_utils.inference.colorizer import Colorizer
 PORT = 7860
 THREADS = 40  # of which `page._NETWORK` lets a few colour at once
 _CODE_DIGITS = 6
+_INLINE_HEIGHT = 1000  # pixels, in a notebook
+_HERE = ExitStack()  # the page that a notebook shows
+atexit.register(_HERE.close)
 # Gradio reads these when it is imported. Nothing is sent anywhere, nothing kept in the browser, no server beside this.
 _SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_SSR_MODE": "False"}
 
@@ -54,6 +58,7 @@ def serving(
     lan: bool = False,
     code: str | None = None,
     share: bool = False,
+    inline: bool = False,
 ) -> Iterator[Served]:
     """Runs the page while the block runs, and deletes all that visitors uploaded when it ends.
 
@@ -64,6 +69,7 @@ def serving(
         code: What others have to enter; by default a new one where `lan` or `share` is asked for, else none. "" is
             none.
         share: Asks Gradio's server for a public address, which whoever has the link can reach.
+        inline: Shows the page beneath a notebook's cell.
 
     Yields:
         Where it is.
@@ -96,7 +102,8 @@ def serving(
                 server_port=port,
                 share=share,
                 quiet=True,
-                inline=False,
+                inline=inline,
+                height=_INLINE_HEIGHT,
                 prevent_thread_lock=True,
                 show_error=False,
                 max_threads=THREADS,
@@ -119,6 +126,22 @@ def serving(
             yield Served(url.replace("0.0.0.0", "127.0.0.1"), lan_url, public or "", code, folder)
         finally:
             page.blocks.close(verbose=False)
+
+
+def show_page(colorizer: Colorizer, share: bool = False) -> None:
+    """Shows the page beneath a notebook's cell, in Colab, too, until it is called again or the kernel ends.
+
+    Args:
+        colorizer: The model that is chosen at first.
+        share: Also makes a public address, and prints it and its code.
+
+    Raises:
+        ServeError: As `serving`.
+    """
+    _HERE.close()
+    served = _HERE.enter_context(serving(colorizer, share=share, inline=True))
+    if share:
+        print(invitation(served))
 
 
 def _set_up(settings: dict[str, str], ended: ExitStack) -> None:

@@ -106,6 +106,28 @@ def test_a_public_address_comes_with_a_code_and_a_warning(tiny_checkpoint, monke
         assert status == 1 and "no public address is to be had" in err
 
 
+def test_a_notebook_shows_one_page_at_a_time(colorizer, monkeypatch, capsys):
+    import gradio
+
+    started, ended = [], []
+    monkeypatch.setattr(
+        gradio.Blocks,
+        "launch",
+        lambda page, **how: (
+            started.append((page, how)) or (None, "http://127.0.0.1:1/", how["share"] and "https://flower.example/")
+        ),
+    )
+    monkeypatch.setattr(gradio.Blocks, "close", lambda page, **_: ended.append(page))
+    server.show_page(colorizer)
+    assert capsys.readouterr().out == ""
+    server.show_page(colorizer, share=True)
+    out = capsys.readouterr().out
+    assert "https://flower.example/" in out and "Code to enter: " in out
+    assert ended == [started[0][0]] and all(how["inline"] for _, how in started)
+    server._HERE.close()
+    assert len(ended) == 2
+
+
 def test_without_gradio_it_says_what_to_install(colorizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "colorize_utils.app.page", None)
     with pytest.raises(ServeError, match=r'pip install "\.\[app\]"'), serving(colorizer):

@@ -45,7 +45,7 @@ def ask(url: str, content: bytes | None = None, kind: str = "application/json") 
 
 
 class Client:
-    """One visitor, with a session of its own, who presses what the page's own script would press."""
+    """One visitor, with a key of its own, who presses what the page's own script would press."""
 
     def __init__(self, url: str, seen: Seen):
         self._url, self._seen = url.rstrip("/"), seen
