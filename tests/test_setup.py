@@ -49,7 +49,7 @@ FLOORS = [
     "training inference.hints inference.engine inference.quantization inference.precision inference.familiarity",
     "inference.colorizer inference.batch",
     "evaluation.comparison evaluation.choices evaluation.report evaluation.provenance",
-    "app.guard app.visits app.page app.server",
+    "app.guard app.picture app.visits app.page app.server",
     "notebook.bootstrap notebook.profiles notebook.live notebook.colours notebook.widgets",
     "cli.options cli.colorize cli.serve cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
     "__main__",

@@ -1,4 +1,4 @@
-"""The page, built with Gradio: what it shows, and which step of visits.py each tap takes.
+"""The page, built with Gradio: what it shows, and which step of picture.py each tap takes.
 
 Every event goes through `Page._answered`, which finds the visit, lets one step of it run at a time, and turns an error
 into its line. What a visitor typed or called a file is escaped before it is shown.
@@ -15,7 +15,8 @@ from typing import Any
 
 import gradio as gr
 
-from colorize_utils.app.visits import How, Picture, Visit, Visits
+from colorize_utils.app.picture import How, Picture
+from colorize_utils.app.visits import Visit, Visits
 from colorize_utils.checkpoints import REGISTRY
 from colorize_utils.data import sample_photograph
 from colorize_utils.data.pictures import READABLE

@@ -90,7 +90,8 @@ def serving(
 
             from colorize_utils.app.guard import Guard
             from colorize_utils.app.page import CSS, Models, Page, theme
-            from colorize_utils.app.visits import MOST_BYTES, Visits
+            from colorize_utils.app.picture import MOST_BYTES
+            from colorize_utils.app.visits import Visits
         except ImportError as error:
             raise ServeError(f'the page needs Gradio ({error}): pip install ".[app]"') from error
         for suffix in sorted(HEIF):  # Python's own list lacks them, and Gradio asks it what is an image

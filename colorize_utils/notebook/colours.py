@@ -1,7 +1,7 @@
 """Colours that somebody gives at places of an uploaded picture, answers, and where the model guesses, in a notebook.
 
 What the page of `serve` does by taps, with plain widgets: a place is two sliders, a colour a field. Only what
-ipywidgets 7.7 (Colab) and 8 have in common is used. Every step is a method of `app.visits.Picture`.
+ipywidgets 7.7 (Colab) and 8 have in common is used. Every step is a method of `app.picture.Picture`.
 """
 
 import base64
@@ -14,7 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from colorize_utils.app.visits import How, Picture, Visit
+from colorize_utils.app.picture import How, Picture
+from colorize_utils.app.visits import Visit
 from colorize_utils.errors import ColorizeError
 
 SHOWN = "max-width:100%;max-height:60vh;display:block;margin:4px 0"

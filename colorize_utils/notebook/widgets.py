@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from colorize_utils.app.visits import How
+from colorize_utils.app.picture import How
 from colorize_utils.checkpoints import DEFAULT, REGISTRY
 from colorize_utils.data.pictures import PictureLike, open_upright, to_gray
 from colorize_utils.errors import ColorizeError

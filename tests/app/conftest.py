@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from colorize_utils.app.visits import How
+from colorize_utils.app.picture import How
 from colorize_utils.inference import Colorizer
 from colorize_utils.multiscale import MultiscaleUNet
 

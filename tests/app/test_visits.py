@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from colorize_utils.app import picture as pictures
 from colorize_utils.app import visits
-from colorize_utils.app.visits import How, Picture, Visit, Visits
+from colorize_utils.app.picture import How, Picture
+from colorize_utils.app.visits import Visit, Visits
 from colorize_utils.cli import main
 from colorize_utils.errors import HintError, PictureError
 from colorize_utils.inference import Colorizer, Hint
@@ -47,14 +49,14 @@ def test_a_broken_picture_gives_its_line_and_the_others_are_taken(visit, upload,
 
 
 def test_what_is_too_large_is_refused_before_it_is_decoded(visit, upload, monkeypatch):
-    monkeypatch.setattr(visits, "MOST_PIXELS", 10_000)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 10_000)
     frames, animation = [Image.new("L", (60, 60), level) for level in range(0, 200, 50)], io.BytesIO()
     frames[0].save(animation, "GIF", save_all=True, append_images=frames[1:])
     lines = visit.take_in(
         [upload("photo.png"), upload("x.gif", content=animation.getvalue()), upload("y.png", (50, 50))]
     )
     assert [line.partition(" has over 0 million pixels")[0] for line in lines] == ["photo.png", "x.gif"]
-    monkeypatch.setattr(visits, "MOST_BYTES", 100)
+    monkeypatch.setattr(pictures, "MOST_BYTES", 100)
     (line,) = visit.take_in([upload("again.png", seed=3)])
     assert line == "again.png has over 0 MB; make it smaller, or use the command line"
 
@@ -73,7 +75,7 @@ def test_two_visitors_with_the_same_file_do_not_disturb_each_other(tmp_path, upl
     file = upload("class.png")
     first, second = several.of("a"), several.of("b")
     assert first.take_in([file]) == second.take_in([file]) == []
-    monkeypatch.setattr(visits.os, "link", lambda *_: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(pictures.os, "link", lambda *_: (_ for _ in ()).throw(OSError))
     assert several.of("c").take_in([file]) == []
     shutil.rmtree(first.folder)
     assert second.picture.coloured_file(how).is_file()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from test_widgets import parts, png, upload
 
-from colorize_utils.app.visits import How
+from colorize_utils.app.picture import How
 from colorize_utils.data import sample_photograph
 from colorize_utils.inference import Colorizer
 from colorize_utils.multiscale import MultiscaleUNet
