@@ -451,7 +451,11 @@ class Page:
 
     def make_file(self, place: bool, model: str, style: str, strength: float, request: gr.Request) -> Iterator[Updates]:
         """The picture is to be downloaded."""
-        yield {self.notice: notice("Colouring the full size …"), self.download: gr.update(interactive=False)}
+        yield {
+            self.notice: notice("Colouring the full size …"),
+            self.download: gr.update(interactive=False),
+            self.saved: gr.update(visible=False),  # where this fails, an older file is not handed out for it
+        }
 
         def step(visit: Visit) -> Updates:
             picture = visit.picture

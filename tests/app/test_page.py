@@ -50,10 +50,10 @@ def test_a_photograph_is_shown_gray_and_in_colour(page, upload):
 
 
 def test_several_can_be_chosen_from_and_a_broken_one_gives_its_line(page, upload):
-    files = [upload("a.png"), upload("<b>.png", seed=1, content=b"x"), upload("b.png", (50, 60), seed=2)]
+    files = [upload("a.png"), upload("a&b.png", seed=1, content=b"x"), upload("b.png", (50, 60), seed=2)]
     updates = page.take_in([str(file) for file in files], *HOW, ME)
     assert of(updates, page.which, "choices") == ["a.png", "b.png"]
-    assert "&lt;b&gt;.png is not a picture" in updates[page.notice] and "<b>" not in updates[page.notice]
+    assert "a&amp;b.png is not a picture" in updates[page.notice]
     updates = page.choose_picture("b.png", *HOW, ME)
     assert Image.open(updates[page.slider][0]).size == (50, 60)
     assert "Something went wrong" in page.choose_picture("another's", *HOW, ME)[page.notice]
@@ -146,6 +146,10 @@ def test_the_file_is_made_when_it_is_asked_for(shown):
     assert of(first, shown.download, "interactive") is False and of(second, shown.download, "interactive")
     assert of(second, shown.saved, "label") == "Save photo-colorized.png"
     assert Image.open(of(second, shown.saved)).size == (2400, 1800)
+    shown._visits.of("me").picture.original.write_bytes(b"x")
+    first, second = shown.make_file(False, *HOW, ME)
+    assert of(first, shown.saved, "visible") is False and shown.saved not in second  # the older file is not handed out
+    assert "photo.png is not a picture" in second[shown.notice] and of(second, shown.download, "interactive")
 
 
 def test_a_batch_reports_progress_and_what_failed(page, upload):

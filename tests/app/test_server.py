@@ -147,6 +147,7 @@ def test_contradicting_options_are_refused(capsys):
     assert "--no-code" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there os.kill ends the process")
 def test_a_signal_ends_the_waiting(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()

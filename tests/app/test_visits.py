@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 import time
 import zipfile
 
@@ -220,7 +221,7 @@ def test_a_file_comes_back_in_its_format_and_without_its_place(visit, upload, ho
     visit.take_in([upload(name, **({} if name.endswith("bmp") else {"exif": exif}))])
     original = Image.open(visit.picture.original)
     for place in (False, True):
-        result = Image.open(visit.picture.coloured_file(how, place))
+        result = Image.open(io.BytesIO(visit.picture.coloured_file(how, place).read_bytes()))
         assert (result.format, result.size, result.mode) == (original.format, original.size, "RGB")
         if not name.endswith("bmp"):
             assert result.getexif()[0x010E] == "my aunt"
@@ -285,6 +286,7 @@ def test_visits_that_are_idle_for_long_or_too_large_together_are_deleted(tmp_pat
     assert not new.folder.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows' paths are not that long")
 def test_a_name_that_is_too_long_for_a_result_is_shortened(tmp_path, upload, how):
     folder = tmp_path / "x"
     folder.mkdir()
