@@ -6,7 +6,8 @@ only a download takes the large one. Places of hints are pixels of the large one
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -91,11 +92,11 @@ class Picture:
         original = folder / ("original" + Path(name).suffix.lower())
         keep(file, original)
         try:
-            with _ROOM.taken(require_limits(original)):
+            with named(original, name), _ROOM.taken(require_limits(original)):
                 levels = to_gray(original).gray
-        except PictureError as error:
+        except PictureError:
             shutil.rmtree(folder)
-            raise PictureError(str(error).replace(str(original), name)) from error
+            raise
         height, width = levels.shape
         small = Image.fromarray(levels)
         small.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BILINEAR)
@@ -373,17 +374,36 @@ def coloured_file(original: Path, name: str, folder: Path, how: How, place: bool
     suffix = original.suffix if original.suffix in WRITABLE else ".png"
     path = folder / f"{shortened(Path(name).stem, MAX_NAME - 20)}-colorized{suffix}"
     folder.mkdir()
-    with _ROOM.taken(require_limits(original)):
-        report = colorize_files(
-            how.colorizer,
-            [original],
-            path,
-            progress=False,
-            place=place,
-            strength=how.strength,
-            style=how.style,
-            hints=hints,
-        )
-    if report.failed:
-        raise PictureError(report.failed[0].replace(str(original), name))
+    with named(original, name):
+        with _ROOM.taken(require_limits(original)):
+            report = colorize_files(
+                how.colorizer,
+                [original],
+                path,
+                progress=False,
+                place=place,
+                strength=how.strength,
+                style=how.style,
+                hints=hints,
+            )
+        if report.failed:
+            raise PictureError(report.failed[0])
     return path
+
+
+@contextmanager
+def named(path: Path, name: str) -> Iterator[None]:
+    """A block whose errors call a file as its visitor does, and not where it lies on this machine.
+
+    Args:
+        path: The file.
+        name: What its visitor calls it.
+
+    Raises:
+        PictureError: As the block does.
+    """
+    try:
+        yield
+    except PictureError as error:
+        told = str(error).replace(str(path), name).replace(f"{path.parent}{os.sep}", "")
+        raise PictureError(told) from error
