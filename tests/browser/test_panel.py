@@ -127,11 +127,11 @@ def test_upload_compare_and_download(page: Page, tmp_path):
     assert chroma(returned) > 5
 
     # Chroma strength 0 leaves gray.
-    handle = cell.locator(".widget-slider .noUi-handle")
+    handle = cell.locator(".widget-slider .noUi-handle").first
     handle.focus()
     for _ in range(10):
         handle.press("ArrowLeft")
-    expect(cell.locator(".widget-slider .widget-readout")).to_have_text("0.00")
+    expect(cell.locator(".widget-slider .widget-readout").first).to_have_text("0.00")
     handle.blur()
     page.wait_for_timeout(3 * SECONDS)
     with page.expect_download() as download:
