@@ -1,9 +1,10 @@
 # make colorize               set up, and colorize a sample photograph
 # make colorize PHOTO=my.jpg  … or your own picture or folder
+# make serve                  set up, and start the page for pictures in the browser (SERVE="--lan": for a class)
 # make check                  a minute: lint, formatting, types and the fast tests
 # make test                   all of it: that, every test but the browser's, and the notebooks twice
 # make lab                    open the notebooks in JupyterLab
-# make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
+# make browser-test           use the page and a notebook in a browser (needs Chromium or Chrome)
 # make cluster-test           two nodes of Ray on this machine, a worker and a driver that are killed (installs Ray)
 # make notebooks              build the notebooks, run them for real and keep their outputs (pictures: COLORIZE_DATA)
 # make colab                  build dist/colab/*.ipynb, notebooks with the package inside: upload one to Colab, run it
@@ -22,11 +23,14 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize check test lab browser-test cluster-test notebooks colab release wheel clean
+.PHONY: colorize serve check test lab browser-test cluster-test notebooks colab release wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)") \
 	    $(if $(STYLE),--style $(STYLE))
+
+serve: $(VENV)/installed-app
+	$(BIN)/python -m colorize_utils serve $(SERVE)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -81,7 +85,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-browser: $(VENV)/installed-dev
-	$(PIP) -e ".[lab,browser]"
+	$(PIP) -e ".[app,lab,browser]"
+	touch $@
+
+$(VENV)/installed-app: $(VENV)/installed
+	$(PIP) -e ".[app]"
 	touch $@
 
 $(VENV)/installed-cluster: $(VENV)/installed-dev

@@ -1,9 +1,15 @@
 """The campaigns run, a few files of each: in full they are started by hand."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from colorize_utils import checkpoints
+from colorize_utils.multiscale import MultiscaleUNet
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +37,14 @@ def test_a_fault_is_found(mutate, monkeypatch, tmp_path):
     counted, faults = mutate.block("picture", range(1, 12), 0, tmp_path / "number")
     assert counted["fault"] == len(faults) > 0
     assert all("ZeroDivisionError" in line for line in faults)
+
+
+@pytest.mark.slow
+def test_two_visitors_at_once_get_their_own_pictures_back(tmp_path):
+    pytest.importorskip("gradio")
+    torch.manual_seed(0)
+    model = checkpoints.save(tmp_path / "tiny.safetensors", MultiscaleUNet(width=1 / 16), {"size": 64})
+    script = Path(__file__).parent / "campaigns" / "class.py"
+    command = [sys.executable, script, "--clients", "2", "--pictures", "1", "--model", model]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0 and "nothing lost, nothing mixed up" in run.stdout, run.stdout + run.stderr

@@ -47,6 +47,7 @@ NOT_RUN = {
     "python -m colorize_utils archive": "needs Ray; tests/cluster/test_cluster.py runs it on a cluster of two nodes",
     "ray ": "starts and stops a cluster, as tests/cluster/test_cluster.py does",
     "export RAY_": "a shell's own",
+    "python -m colorize_utils serve": "runs until it is interrupted; tests/app and tests/browser start it",
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
     "conda env create": "needs a package index",

@@ -52,8 +52,10 @@ FLOORS = [
     "inference.colorizer inference.batch inference.archive",
     "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
     "evaluation.provenance",
-    "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
-    "cli.options cli.colorize cli.archive cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
+    "app.guard app.picture app.visits app.page app.server",
+    "notebook.bootstrap notebook.profiles notebook.live notebook.colours notebook.widgets",
+    "cli.options cli.colorize cli.archive cli.serve cli.train cli.evaluate cli.compare cli.calibrate cli.release",
+    "cli.cache",
     "__main__",
 ]
 

@@ -1,7 +1,8 @@
-"""The command line: colorize pictures and archives, train, evaluate, compare, calibrate, release.
+"""The command line: colorize pictures and archives, serve the page; train, evaluate, compare, calibrate and release.
 
     python -m colorize_utils photo.jpg            → photo-colorized.jpg
     python -m colorize_utils photos/ -o colour/   → the same names in colour/
+    python -m colorize_utils serve                → the web page
     python -m colorize_utils archive INPUT OUTPUT --address HOST:PORT
     python -m colorize_utils train gan-l1 …
     python -m colorize_utils evaluate …
@@ -21,13 +22,14 @@ import sys
 from collections.abc import Sequence
 
 from colorize_utils import __version__
-from colorize_utils.cli import archive, cache, calibrate, colorize, compare, evaluate, release, train
+from colorize_utils.cli import archive, cache, calibrate, colorize, compare, evaluate, release, serve, train
 from colorize_utils.errors import ColorizeError
 
 PROGRAM = "python -m colorize_utils"
 COMMANDS = {
     "colorize": colorize,
     "archive": archive,
+    "serve": serve,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,

@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not write into results that their colours are predicted, by which model and in which style",
     )
+    parser.add_argument(
+        "--no-place",
+        action="store_true",
+        help="do not keep in results where a picture was taken (GPS and place names in EXIF, XMP and IPTC)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     add_precision_option(parser)
@@ -114,6 +119,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         skip_colour=options.skip_colour,
         progress=progress,
         mark=not options.no_mark,
+        place=not options.no_place,
         keep_luminance=not options.raw,
         strength=options.strength,
         style=options.style,

@@ -8,8 +8,9 @@ metadata never costs a picture: what is broken, or has no room in the format, is
 import math
 import os
 import re
+import struct
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -29,7 +30,8 @@ _EXIF_KEPT = (
     *(_DESCRIPTION, 0x010F, 0x0110, *_RESOLUTION, _SOFTWARE, 0x0132, 0x013B, 0x8298, 0x4746),
     *range(0x9C9B, 0x9CA0),
 )
-_EXIF_DIRECTORIES = (0x8769, 0x8825)
+_PLACE = 0x8825
+_EXIF_DIRECTORIES = (0x8769, _PLACE)
 _TIFF_XMP, _TIFF_IPTC = 700, 33723  # TIFF's own tags for XMP and IPTC
 _PHOTOSHOP_IPTC = 0x0404  # the resource of a JPEG's Photoshop segment that holds IPTC
 _SEGMENT = 65_533  # bytes that a segment of a JPEG can hold
@@ -54,6 +56,20 @@ _XMP_OUTDATED = {
     "http://ns.adobe.com/xap/1.0/": ("Thumbnails",),
     "http://ns.adobe.com/xmp/note/": ("HasExtendedXMP",),
 }
+
+
+# Where a picture was taken, in XMP and in IPTC (record 2: the numbers of its data sets).
+_XMP_PLACE = re.compile(
+    r"exif:GPS\w+|photoshop:(?:City|State|Country)|Iptc4xmpCore:(?:Location|CountryCode)"
+    r"|Iptc4xmpExt:(?:LocationCreated|LocationShown)"
+)
+_XMP_SPACES = {
+    "exif": "http://ns.adobe.com/exif/1.0/",
+    "photoshop": "http://ns.adobe.com/photoshop/1.0/",
+    "Iptc4xmpCore": "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/",
+    "Iptc4xmpExt": _IPTC,
+}
+_IPTC_PLACE = {26, 27, 90, 92, 95, 100, 101}
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,46 @@ class Metadata:
     iptc: bytes | None = None
     comment: bytes | None = None
     text: dict[str, str] = field(default_factory=dict)
+
+    def without_place(self) -> "Metadata":
+        """The same without where the picture was taken; descriptions and comments, which people wrote, stay."""
+        exif = {tag: entry for tag, entry in self.exif.items() if tag != _PLACE}
+        text = {key: value for key, value in self.text.items() if "gps" not in key.lower()}
+        xmp, iptc = self.xmp and _xmp_without_place(self.xmp), self.iptc and _iptc_without_place(self.iptc)
+        return replace(self, exif=exif, xmp=xmp, iptc=iptc, text=text)
+
+
+def _xmp_without_place(packet: bytes) -> bytes | None:
+    """The packet without properties of the place, by their usual prefixes; None where it is broken."""
+    # Any prefix may stand for a namespace, so properties are found by their names and removed by both.
+    names = set(re.findall(rb"(?<=:)\w+", packet))
+    places = {
+        f"{{{space}}}{name.decode()}"
+        for prefix, space in _XMP_SPACES.items()
+        for name in names
+        if _XMP_PLACE.fullmatch(f"{prefix}:{name.decode()}")
+    }
+    try:
+        if b"<!DOCTYPE" in packet:
+            return None
+        text = ET.canonicalize(packet.strip(b"\0 \r\n\t"), exclude_attrs=places, exclude_tags=places)
+    except Exception:  # not well-formed, or in an unknown encoding
+        return None
+    return text.encode()
+
+
+def _iptc_without_place(records: bytes) -> bytes | None:
+    """The records without data sets of the place; None where they are of another form."""
+    kept, start = b"", 0
+    while start < len(records.rstrip(b"\0")):
+        marker, record, number, length = struct.unpack_from(">BBBH", records.ljust(start + 5, b"\0"), start)
+        end = start + 5 + length
+        if marker != 0x1C or length > 0x7FFF or end > len(records):
+            return None
+        if not (record == 2 and number in _IPTC_PLACE):
+            kept += records[start:end]
+        start = end
+    return kept or None
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Metadata:

@@ -140,7 +140,12 @@ def require_room(path: Path, pages: Pages, original: Path) -> None:
 
 
 def save_pages(
-    coloured: Iterable[tuple[Image.Image, Image.Image]], path: Path, original: Path, mark: Mark | None = None
+    coloured: Iterable[tuple[Image.Image, Image.Image]],
+    path: Path,
+    original: Path,
+    mark: Mark | None = None,
+    *,
+    place: bool = True,
 ) -> None:
     """Writes several colorized pages to one file, with an atomic write.
 
@@ -155,12 +160,13 @@ def save_pages(
         path: The file to write: a TIFF, PNG or WebP.
         original: The file that the pages are from.
         mark: Says that the colours are predicted (`Colorizer.mark`).
+        place: Whether the metadata that says where the picture was taken is kept, too.
 
     Raises:
         PictureError: The file cannot be written; besides, whatever iterating over `coloured` raises.
     """
     format_name = WRITABLE[path.suffix.lower()]
-    options = SAVE_OPTIONS.get(format_name, {}) | save_options(format_name, kept_metadata(original), mark)
+    options = SAVE_OPTIONS.get(format_name, {}) | save_options(format_name, kept_metadata(original, place), mark)
     try:
         with atomic_write(path) as temporary:
             if format_name == "TIFF":

@@ -412,6 +412,8 @@ def save_picture(
     path: str | os.PathLike[str],
     original: str | os.PathLike[str] | None = None,
     mark: Mark | None = None,
+    *,
+    place: bool = True,
 ) -> None:
     """Saves a picture in the format that the path's suffix names, with an atomic write.
 
@@ -421,6 +423,7 @@ def save_picture(
         original: The file whose metadata is kept, as far as it is still true of the result and the format has room for
             it: EXIF, ICC, XMP, IPTC, resolution, comment (`metadata.save_options` says which format holds what).
         mark: Says in EXIF and XMP that the colours are predicted (`Colorizer.mark`); a BMP file has no room for it.
+        place: Whether the metadata that says where the picture was taken is kept, too.
 
     Raises:
         PictureError: The format cannot hold the picture, the original is gone, or the file cannot be written.
@@ -431,7 +434,7 @@ def save_picture(
         raise PictureError(f"{path} cannot be written: choose a name that ends in {', '.join(WRITABLE)}")
     if image.mode == "RGBA" and format_name not in HOLDS_ALPHA:
         raise PictureError(f"{path} cannot hold the picture's transparency; choose a name that ends in .png")
-    options = SAVE_OPTIONS.get(format_name, {}) | save_options(format_name, kept_metadata(original), mark)
+    options = SAVE_OPTIONS.get(format_name, {}) | save_options(format_name, kept_metadata(original, place), mark)
     try:
         with atomic_write(path) as temporary:
             image.save(temporary, format=format_name, **options)
@@ -441,11 +444,12 @@ def save_picture(
         raise PictureError(f"{path} cannot be written: {error}; choose another format") from error
 
 
-def kept_metadata(original: str | os.PathLike[str] | None) -> Metadata:
+def kept_metadata(original: str | os.PathLike[str] | None, place: bool = True) -> Metadata:
     """Reads the metadata that a result keeps of its original.
 
     Args:
         original: The original's file; None gives no metadata.
+        place: Whether where the picture was taken is kept, too.
 
     Returns:
         The metadata that is still true of a result in colour.
@@ -457,6 +461,7 @@ def kept_metadata(original: str | os.PathLike[str] | None) -> Metadata:
         return Metadata()
     try:
         with without_warnings():
-            return read_metadata(original)
+            metadata = read_metadata(original)
+        return metadata if place else metadata.without_place()
     except OSError as error:
         raise PictureError(f"{original} is gone or has changed meanwhile ({error}); try again") from error

@@ -81,6 +81,7 @@ def colorize_files(
     skip_colour: bool = False,
     progress: bool = True,
     mark: bool = True,
+    place: bool = True,
     answers: int | None = None,
     **how: Any,
 ) -> BatchReport:
@@ -106,6 +107,7 @@ def colorize_files(
         answers: Writes up to so many answers for each picture (`Colorizer.answers`) in place of one result: NAME-1.jpg,
             NAME-2.jpg … where the result would have been NAME.jpg. For files of one page.
         mark: Whether results say that their colours are predicted, by which model and in which style.
+        place: Whether results keep the metadata that says where the picture was taken.
         **how: Goes to `Colorizer.colorize`.
 
     Returns:
@@ -126,13 +128,13 @@ def colorize_files(
     claimed: dict[Path, Path] = {}  # result → the first picture that has it
     for original, target in jobs:
         claimed.setdefault(target, original)
-    room = _Room(PIXELS_AT_ONCE)
+    room = Room(PIXELS_AT_ONCE)
 
     def write_answers(page: Image.Image, original: Path, target: Path) -> None:
         kept = {name: value for name, value in how.items() if name in ("strength", "style")}
         for number, answer in enumerate(colorizer.answers(page, answers or 1, **kept), 1):
             path = _numbered(target, number)
-            save_picture(answer.picture, path, original, own if mark else None)
+            save_picture(answer.picture, path, original, own if mark else None, place=place)
             report.chosen[path] = (answer.name, answer.probability)
 
     def colorize(original: Path, target: Path) -> tuple[str, bool, float]:
@@ -171,7 +173,7 @@ def colorize_files(
                         strange.append(colorizer.unfamiliarity(page) or 0.0)
                     yield page, as_it_is(page) if keep else colorizer.colorize(page, **how)
 
-            save_result(coloured(), len(pages), target, original, own if mark else None)
+            save_result(coloured(), len(pages), target, original, own if mark else None, place)
             return "written", any(own_colours), max(strange)
 
     workers = max(1, min(AT_ONCE, len(jobs)))
@@ -202,7 +204,7 @@ def colorize_files(
     return report
 
 
-class _Room:
+class Room:
     """Bounds the pixels in memory at once: a picture waits until there is room for it.
 
     A picture that is larger than the bound waits until no other is in memory.
@@ -215,6 +217,11 @@ class _Room:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
+        """A block in which so many pixels are in memory; waits until there is room for them.
+
+        Args:
+            pixels: How many.
+        """
         pixels = min(pixels, self._all)
         with self._door, self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
@@ -228,7 +235,12 @@ class _Room:
 
 
 def save_result(
-    coloured: Iterable[tuple[Image.Image, Image.Image]], pages: int, target: Path, original: Path, mark: Mark | None
+    coloured: Iterable[tuple[Image.Image, Image.Image]],
+    pages: int,
+    target: Path,
+    original: Path,
+    mark: Mark | None,
+    place: bool = True,
 ) -> None:
     """Writes a file's pages in colour, with an atomic write.
 
@@ -238,15 +250,16 @@ def save_result(
         target: The file to write.
         original: The file that the pages are from.
         mark: Says that the colours are predicted; None writes no mark.
+        place: Whether the metadata that says where the picture was taken is kept, too.
 
     Raises:
         PictureError: The file cannot be written; besides, whatever iterating over `coloured` raises.
     """
     if pages == 1:
         ((_, colour),) = coloured
-        save_picture(colour, target, original, mark)
+        save_picture(colour, target, original, mark, place=place)
     else:
-        save_pages(coloured, target, original, mark)
+        save_pages(coloured, target, original, mark, place=place)
 
 
 def as_it_is(page: Image.Image) -> Image.Image:

@@ -278,7 +278,12 @@ class Colorizer:
         return _image(_in_bands(self._raw(source.gray, style, hints), source.gray, _clamped), source.alpha)
 
     def answers(
-        self, picture: PictureLike, count: int = 4, strength: float = 1.0, style: str | None = None
+        self,
+        picture: PictureLike,
+        count: int = 4,
+        strength: float = 1.0,
+        style: str | None = None,
+        hints: Sequence[Hint] = (),
     ) -> list[Answer]:
         """Several ways to colour a picture, which differ in the colour of what the network is least sure of.
 
@@ -291,6 +296,7 @@ class Colorizer:
             count: How many at most; fewer where it thinks fewer colours likely.
             strength: As in `colorize`.
             style: As in `colorize`.
+            hints: What is known already; each answer has these and its own.
 
         Returns:
             The answers, the likeliest first; one at least.
@@ -306,22 +312,22 @@ class Colorizer:
         style = self._known(style)
         self._require_hints()
         source = to_gray(picture)
-        probabilities = self._distribution(source.gray)  # (COLOURS, h, w)
+        probabilities = self._distribution(source.gray, hints)  # (COLOURS, h, w)
         grid, radius = probabilities.shape[1:], 1.5 * self._pixels_a_place(source.gray)
         row, column = _peak(palette.variance(probabilities))
         x, y = _pixel((row, column), grid, source.gray)
         found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
-        chosen: list[tuple[Hint, ...]] = [(Hint(x, y, belief.colour, radius),) for belief in found]
+        chosen: list[tuple[Hint, ...]] = [(*hints, Hint(x, y, belief.colour, radius)) for belief in found]
         if len(found) > 1:
             # What becomes of the choice elsewhere: the places where it matters most are given the same colour.
             changed = self._predict(*self._asked(source.gray, chosen)).numpy()  # (N, COLOURS, h, w)
             matters = np.linalg.norm(palette.means(changed) - palette.means(probabilities[None]), axis=1).mean(axis=0)
             more = [_pixel(place, grid, source.gray) for place in _far_peaks(matters, (row, column))]
-            chosen = [(first, *(Hint(*place, first.colour, radius) for place in more)) for (first,) in chosen]
+            chosen = [(*own, *(Hint(*place, own[-1].colour, radius) for place in more)) for own in chosen]
         pictures = self.colorize_each(picture, chosen, strength, style)
         return [
-            Answer(answer, hints, belief.probability, belief.name)
-            for answer, hints, belief in zip(pictures, chosen, found, strict=True)
+            Answer(answer, given, belief.probability, belief.name)
+            for answer, given, belief in zip(pictures, chosen, found, strict=True)
         ]
 
     def colorize_each(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from colorize_utils.app.picture import How
 from colorize_utils.checkpoints import DEFAULT, REGISTRY
 from colorize_utils.data.pictures import PictureLike, open_upright, to_gray
 from colorize_utils.errors import ColorizeError
@@ -25,6 +26,7 @@ from colorize_utils.files import atomic_write
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.batch import colorize_files
 from colorize_utils.multiscale import UNFAMILIAR
+from colorize_utils.notebook.colours import ColoursPanel
 from colorize_utils.notebook.live import mount, runs_folder
 from colorize_utils.runs import DRIVE
 
@@ -369,6 +371,9 @@ def _unused(name: Path, taken: Callable[[Path], bool]) -> Path:
 def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = SAVED) -> "ipywidgets.VBox":
     """Makes a panel to upload gray pictures, choose model, style and chroma strength, compare, download or save.
 
+    Where the model takes hints, colours can be given to places of a picture, answers compared, and the map of where the
+    model guesses looked at (`ColoursPanel`).
+
     Args:
         colorizer: The model that is chosen at first.
         strength: The chroma's strength at first.
@@ -397,10 +402,14 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
         description="Chroma",
         continuous_update=False,  # colorize when the slider is let go
     )
+    colours = ColoursPanel(
+        lambda: How(ready.get(model.value, colorizer), style.value, chroma.value),
+        lambda content, name: download_link(content, name, f"Download {name}"),
+    )
     save = ipywidgets.Button(description=f"Save to {folder.name}/", disabled=True, layout=fitting)
     status, page = ipywidgets.HTML(INVITATION), ipywidgets.HTML()
 
-    def refresh(_: object) -> None:
+    def refresh(change: Mapping[str, object]) -> None:
         uploads = uploaded_files(upload)
         results.clear()
         failures: list[str] = []
@@ -421,6 +430,10 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
         except Exception as error:  # ipywidgets would drop it silently, and the status would say "Colorizing" for ever
             failures = [f"{type(error).__name__}: {error}"]
         page.value = results_html(results, failures)
+        if change["owner"] is upload:
+            colours.take(uploads)
+        else:
+            colours.show()
         save.disabled = not results
         status.value = f"{len(results)} of {len(uploads)} colorized." if uploads else INVITATION
 
@@ -435,4 +448,4 @@ def colorize_panel(colorizer: Colorizer, strength: float = 1.0, folder: Path = S
         control.observe(refresh, names="value")
     save.on_click(save_all)
     controls = ipywidgets.HBox([upload, model, style, chroma, save], layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return ipywidgets.VBox([controls, status, page])
+    return ipywidgets.VBox([controls, status, page, colours.box])

@@ -17,24 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import SECONDS, started
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from colorize_utils.data import sample_photograph
 
 ROOT = Path(__file__).parent.parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# So that it starts at once as any user and asks nobody but the page's own server.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SECONDS = 1000  # Playwright counts in milliseconds
 
 
 @pytest.fixture
@@ -82,15 +71,10 @@ def lab(tmp_path):
 
 @pytest.fixture
 def page(lab):
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.fail(f"this test needs one of {', '.join(BROWSERS)}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+    with started() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
         page.goto(lab)
         yield page
-        browser.close()
 
 
 def chroma(picture: Image.Image) -> float:
@@ -143,11 +127,11 @@ def test_upload_compare_and_download(page: Page, tmp_path):
     assert chroma(returned) > 5
 
     # Chroma strength 0 leaves gray.
-    handle = cell.locator(".widget-slider .noUi-handle")
+    handle = cell.locator(".widget-slider .noUi-handle").first
     handle.focus()
     for _ in range(10):
         handle.press("ArrowLeft")
-    expect(cell.locator(".widget-slider .widget-readout")).to_have_text("0.00")
+    expect(cell.locator(".widget-slider .widget-readout").first).to_have_text("0.00")
     handle.blur()
     page.wait_for_timeout(3 * SECONDS)
     with page.expect_download() as download:

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from colorize_utils import __version__
 from colorize_utils.checkpoints import save
 from colorize_utils.cli import main
-from colorize_utils.data.metadata import DIGITAL_SOURCE_TYPE, read_mark
+from colorize_utils.data.metadata import DIGITAL_SOURCE_TYPE, Metadata, read_mark
 from colorize_utils.data.pictures import save_picture
 from colorize_utils.errors import PictureError
 from colorize_utils.inference import Colorizer
@@ -120,6 +120,53 @@ def test_what_a_format_can_hold_is_kept(model, photograph, suffix):
         assert colour.text["Comment"] == "found in the attic"
     if suffix in ("jpg", "tif"):
         assert IptcImagePlugin.getiptcinfo(colour)[2, 120] == b"my aunt"
+
+
+SOMEWHERE = PACKET.replace(
+    b" photoshop:Instructions=",
+    b' xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSLatitude="51,2N" exif:FNumber="8/1" photoshop:City="Dresden"'
+    b" photoshop:Instructions=",
+)
+CITY = b"\x1c\x02\x5a\x00\x07Dresden"  # IPTC 2:90
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_where_a_picture_was_taken_is_left_out_where_that_is_asked_for(model, photograph, suffix):
+    exif = exif_of(description="my aunt")
+    exif.get_ifd(0x8825).update({1: "N", 2: (51.0, 2.0, 0.0)})
+    exif.get_ifd(0x8769).update({0x829D: 8.0})
+    full_jpeg(photograph, exif=exif.tobytes(), xmp=SOMEWHERE, extra=photoshop_segment(CITY + CAPTION))
+    assert b"Dresden" in Path("photo.jpg").read_bytes()
+    for name, options, kept in (("with", [], True), ("without", ["--no-place"], False)):
+        assert run("photo.jpg", "-o", f"{name}.{suffix}", *options, *model) == 0
+        colour, xmp = written(f"{name}.{suffix}")
+        assert bool(colour.getexif().get_ifd(0x8825)) == kept
+        assert (b"Dresden" in Path(f"{name}.{suffix}").read_bytes()) == kept
+        assert (told(xmp, "{http://ns.adobe.com/exif/1.0/}GPSLatitude") == ["51,2N"]) == kept
+        # What is not about the place stays.
+        assert colour.getexif()[0x010E] == "my aunt"
+        assert colour.getexif().get_ifd(0x8769)[0x829D] == 8
+        assert told(xmp, "{http://ns.adobe.com/exif/1.0/}FNumber") == ["8/1"]
+        if suffix in ("jpg", "tif"):
+            assert IptcImagePlugin.getiptcinfo(colour)[2, 120] == b"my aunt"
+
+
+def test_every_page_of_a_file_is_without_its_place(model, photograph):
+    exif = exif_of(description="my aunt")
+    exif.get_ifd(0x8825).update({1: "N", 2: (51.0, 2.0, 0.0)})
+    photograph.save("photo.tif", save_all=True, append_images=[photograph], exif=exif)
+    assert run("photo.tif", "-o", "colour.tif", "--no-place", *model) == 0
+    with Image.open("colour.tif") as colour:
+        assert colour.n_frames == 2
+        assert not any(0x8825 in colour.tag_v2 for page in range(2) if not colour.seek(page))
+
+
+@pytest.mark.parametrize(
+    "broken", [{"xmp": b"<x exif:GPSLatitude='1'"}, {"xmp": b"<!DOCTYPE x><x/>"}, {"iptc": b"Dresden"}]
+)
+def test_what_cannot_be_searched_for_the_place_is_left_out(broken):
+    assert Metadata(**broken).without_place() == Metadata()
+    assert Metadata(text={"exif:GPSLatitude": "51/1", "Author": "Käthe"}).without_place().text == {"Author": "Käthe"}
 
 
 def test_the_density_of_a_jpeg_is_kept_where_it_has_no_exif(model, photograph):

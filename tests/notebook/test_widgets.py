@@ -246,7 +246,7 @@ def test_what_is_too_much_for_a_browser_is_left_to_the_save_button(colorizer, gr
 
 
 def parts(panel):
-    controls, status, page = panel.children
+    controls, status, page, _ = panel.children
     return (*controls.children, status, page)
 
 
