@@ -394,7 +394,7 @@ def format_fooled(lines: Sequence[Fooled], machine: Mapping[str, Realism] | None
 
     Args:
         lines: What `fooled` gives.
-        machine: What `Exhibition.machine` gives, for one more column.
+        machine: What `Exhibition.machine` gives, for one more column; painters whom nobody has seen yet are there, too.
 
     Returns:
         The table.
@@ -408,6 +408,8 @@ def format_fooled(lines: Sequence[Fooled], machine: Mapping[str, Realism] | None
         share = f"{100 * line.taken / line.shown:.0f} % ({low:.0f}–{high:.0f})"
         row = f"| {line.painter} | {line.taken} of {line.shown} | {share} |"
         rows.append(row + (f" {machine.get(line.painter, '–')} |" if machine else ""))
+    unseen = [name for name in machine if name not in {line.painter for line in lines}]
+    rows += [f"| {name} | – | – | {machine[name]} |" for name in unseen]
     return "\n".join(rows)
 
 

@@ -7,12 +7,13 @@ is not the subject.
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor, nn
 
@@ -95,7 +96,7 @@ def alike_in_gray(first: int = 6, second: int = 4, gray: float = 0.45) -> Tensor
     return colours.repeat_interleave(torch.tensor([first, second]), dim=0)
 
 
-def learned_answers(colours: Tensor, loss: str, steps: int = 300) -> Tensor:
+def learned_answers(colours: Tensor, loss: str, steps: int = 80) -> Tensor:
     """Trains the smallest network there is, three numbers, to answer one colour to all of some.
 
     Its input is always the same gray, so that a larger network could do no better.
@@ -134,7 +135,7 @@ def best_answer(colours: Tensor, loss: str) -> Tensor:
     return colours.quantile(0.5, dim=0) if loss == "l1" else colours.mean(dim=0)
 
 
-def plot_smallest_case(colours: Tensor, answers: dict[str, Tensor]) -> Figure:
+def plot_smallest_case(colours: Tensor, answers: Mapping[str, Tensor]) -> Figure:
     """The flowers, and beside them what each loss's network answers, step by step.
 
     Args:
@@ -283,47 +284,54 @@ def plot_beliefs(beliefs: Sequence[Belief]) -> Figure:
 # ---------------------------------------------------------------- the critic's leash
 
 
-def plot_slopes(slopes: dict[str, Tensor], gaps: dict[str, Sequence[float]]) -> Figure:
-    """How steep a critic is under each penalty, and what its gap becomes.
+def plot_slopes(
+    slopes: Mapping[str, Tensor], gaps: Mapping[str, Sequence[float]], painted: Mapping[str, np.ndarray]
+) -> Figure:
+    """How steep a critic is under each penalty, what its gap becomes, and how its generator paints.
 
     Args:
         slopes: Name → gradient norms (B,), as `losses.gradient_norms` gives them.
         gaps: Name → mean D(real) − mean D(fake), a number an epoch.
+        painted: Name → a picture (H, W, 3) uint8.
 
     Returns:
-        The figure: above, the gaps over epochs; below, the histograms on a logarithmic axis, with a line at 1.
+        The figure, a column for each name: above, the gap over epochs; in the middle, the histogram of the norms on a
+        logarithmic axis, with a line at 1; below, the picture.
     """
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    axes = figure.subplots(2, len(slopes), squeeze=False)
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    axes = figure.subplots(3, len(slopes), squeeze=False, height_ratios=(1, 1, 1.2))
     bins = slope_bins(slopes)
-    for name, (above, below), colour in zip(slopes, axes.T, (ORANGE, BLUE, GREEN, "black"), strict=False):
+    for name, (above, middle, below), colour in zip(slopes, axes.T, (ORANGE, BLUE, GREEN), strict=False):
         values = gaps[name]
         above.plot(range(1, len(values) + 1), values, color=colour, marker="o", linewidth=3)
         above.set_title(name, fontsize=LARGE + 4)
         above.set_xlabel("epoch", fontsize=LARGE)
-        norms = slopes[name].clamp(min=bins[0], max=bins[-1]).numpy()
-        below.hist(norms, bins=bins, color=colour)
-        below.axvline(1, color="black", linestyle="--", linewidth=2)
-        below.set_xscale("log")
-        below.set_xlabel("slope", fontsize=LARGE)
-        for axis in (above, below):
+        above.xaxis.set_major_locator(MaxNLocator(integer=True))
+        middle.hist(slopes[name].clamp(min=bins[0], max=bins[-1]).numpy(), bins=bins, color=colour)
+        middle.axvline(1, color="black", linestyle="--", linewidth=2)
+        middle.set_xscale("log")
+        middle.set_xlabel("slope", fontsize=LARGE)
+        for axis in (above, middle):
             axis.tick_params(labelsize=LARGE - 2)
+        below.axis("off")
+        if name in painted:
+            below.imshow(painted[name])
     axes[0, 0].set_ylabel("gap", fontsize=LARGE)
     axes[1, 0].set_ylabel("pictures", fontsize=LARGE)
     return figure
 
 
-def slope_bins(slopes: dict[str, Tensor]) -> np.ndarray:
+def slope_bins(slopes: Mapping[str, Tensor]) -> np.ndarray:
     """Borders of a histogram of slopes: ten to a power of ten, one in the middle of a bar, all slopes and 1 within.
 
     Args:
-        slopes: Name → gradient norms, not all 0.
+        slopes: Name → gradient norms; those that are 0 or not finite do not count.
 
     Returns:
         Borders, rising by a constant factor.
     """
     every = torch.cat(list(slopes.values()))
-    every = every[every.isfinite() & (every > 0)]
+    every = torch.cat([every[every.isfinite() & (every > 0)], torch.ones(1)])
     lowest, highest = (math.log10(float(value)) for value in (every.min(), every.max()))
     first, last = math.floor(10 * max(min(lowest, 0), -4)), math.ceil(10 * max(highest, 0))
     return 10 ** ((np.arange(first, last + 2) - 0.5) / 10)

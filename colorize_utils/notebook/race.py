@@ -7,7 +7,7 @@ slider through what they painted, which also works in a saved notebook that nobo
 import base64
 import html
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from colorize_utils.colour import levels_of
 from colorize_utils.data import PairDataset, Splits
 from colorize_utils.devices import choose_device, keep_freed_memory
 from colorize_utils.losses import critic_loss, gradient_norms
-from colorize_utils.notebook.lesson import BLUE, GREEN, LARGE, ORANGE
+from colorize_utils.notebook.lesson import BLUE, GREEN, LARGE, ORANGE, plot_slopes
 from colorize_utils.plots import figure_png
 from colorize_utils.recipes import Recipe
 from colorize_utils.training import Diverged, History, Trainer
@@ -247,18 +247,20 @@ def plot_race(race: Race) -> Figure:
     return figure
 
 
-def plot_paintings(race: Race) -> Figure:
-    """What each runner has painted so far, one below the other.
+def plot_leash(race: Race) -> Figure:
+    """A race of critics under different penalties: gaps, slopes, and what the last epoch painted.
 
     Args:
-        race: The race.
+        race: The race, of recipes with a critic.
 
     Returns:
-        The figure.
+        The figure (`lesson.plot_slopes`).
     """
-    figure = Figure(figsize=(15, 2.2 * len(race.runners)), layout="constrained")
-    _paintings(figure.subplots(len(race.runners), SHOWN + 2, squeeze=False), race)
-    return figure
+    runners = race.runners.items()
+    painted = {name: runner.snapshots[max(runner.snapshots)] for name, runner in runners if runner.snapshots}
+    return plot_slopes(
+        {name: runner.slopes for name, runner in runners}, {name: runner.gaps for name, runner in runners}, painted
+    )
 
 
 def _paintings(axes: np.ndarray, race: Race) -> None:
@@ -357,15 +359,3 @@ def snapshots_of(race: Race) -> dict[str, Mapping[int, np.ndarray]]:
         Name → epoch → picture.
     """
     return {name: runner.snapshots for name, runner in race.runners.items()}
-
-
-def painters_of(races: Sequence[Race]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The generators of races as painters, by name.
-
-    Args:
-        races: The races; of runners of one name the last counts.
-
-    Returns:
-        Name → function of gray (B, 1, H, W) to colour (B, 3, H, W).
-    """
-    return {name: runner.paint for race in races for name, runner in race.runners.items() if not runner.stopped}

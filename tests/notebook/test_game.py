@@ -205,6 +205,7 @@ def test_the_table_has_shares_intervals_and_the_machine():
     assert [row.count("|") for row in rows] == [5, 5, 5, 5]
     assert rows[2].endswith("| 80 % (70–90) |")
     assert rows[3].endswith("| – |")
+    assert format_fooled([], {"A": Realism(0.8, 0.7, 0.9, 40)}).splitlines()[2:] == ["| A | – | – | 80 % (70–90) |"]
 
 
 # ---------------------------------------------------------------- a class
