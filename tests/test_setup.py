@@ -53,6 +53,7 @@ FLOORS = [
     "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
     "evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
+    "notebook.lesson notebook.race notebook.game",
     "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
     "__main__",
 ]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 REAL = "photograph"
 QUALITY = 90  # of the JPEG files in an exhibition's file: about 2 KB each at 64×64
 SHOWN = 384  # pixels a side of a flower in the game
+SHIPPED = Path(__file__).with_name("paintings.npz")  # notebooks/source/paintings.py makes it
 KEYS = {"r": True, "p": False}  # real, painted
 
 Painter = Callable[[Tensor], Tensor]
@@ -154,6 +155,18 @@ def exhibit(real: Tensor, gray: Tensor, painters: Mapping[str, Painter]) -> Exhi
 
 def _levels(pictures: Tensor) -> np.ndarray:
     return (255 * pictures).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def shipped_exhibition() -> Exhibition | None:
+    """The exhibition that comes with the package, painted by long runs.
+
+    Returns:
+        The exhibition; None where none has been made yet.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    return Exhibition.load(SHIPPED) if SHIPPED.is_file() else None
 
 
 def painters_of(colorizer: Colorizer, seed: int = 0) -> dict[str, Painter]:

@@ -312,10 +312,10 @@ def scrubber_html(rows: Mapping[str, Mapping[int, np.ndarray]], side: int = 256)
     )
     # Shown by the first picture, once scripts are allowed; otherwise a slider would be there that moves nothing.
     slider = (
-        f'<input type="range" min="0" max="{len(epochs) - 1}" value="0" step="1" aria-label="epoch" hidden '
-        f'style="width:100%;margin:8px 0" oninput="{move}">'
+        f'<div style="display:none"><input type="range" min="0" max="{len(epochs) - 1}" value="0" step="1" '
+        f'aria-label="epoch" style="width:100%;margin:8px 0" oninput="{move}"></div>'
     )
-    reveal = "this.closest('figure').querySelector('input').hidden = false"
+    reveal = "this.closest('figure').querySelector('input').parentElement.style.display = 'block'"
     trigger = f'<img alt="" src="{PIXEL}" width="1" height="1" onload="{reveal}">'
     return (
         f'<figure style="margin:8px 0;width:{width}px">'

@@ -2,6 +2,10 @@
 
 import random
 import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +80,22 @@ def test_a_file_that_is_none_is_said(tmp_path, content):
         (tmp_path / "flowers.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"flowers\.npz is no exhibition"):
         Exhibition.load(tmp_path / "flowers.npz")
+
+
+def test_what_comes_with_the_package_is_made_from_runs(tmp_path, tiny_checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "paintings.npz")
+    assert module.shipped_exhibition() is None
+    for run in ("gan-l1", "gan-mse", "wgan"):
+        (tmp_path / run).mkdir()
+        shutil.copy(tiny_checkpoint, tmp_path / run / "best.safetensors")
+    script = Path(__file__).parent.parent.parent / "notebooks" / "source" / "paintings.py"
+    words = [tmp_path, "--data", "generated", "--model", tiny_checkpoint, "--count", 4, "--size", 32]
+    monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+    runpy.run_path(str(script), run_name="__main__")
+    shipped = module.shipped_exhibition()
+    assert [*shipped.painted] == ["GAN-L1", "GAN-MSE", "WGAN", "tiny.safetensors, safe"]
+    assert shipped.real.shape == (4, 32, 32, 3)
+    assert "paintings.npz: 4 flowers by GAN-L1" in capsys.readouterr().out
 
 
 def test_the_machine_judges_the_same_pictures(splits, monkeypatch):
