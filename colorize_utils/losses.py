@@ -108,14 +108,14 @@ def wasserstein_loss(fake_scores: Tensor) -> Tensor:
     return -fake_scores.mean()
 
 
-def gradient_penalty(
+def gradient_norms(
     critic: Callable[[Tensor], Tensor],
     real: Tensor,
     fake: Tensor,
     rng: torch.Generator | None = None,
     epsilon: Tensor | None = None,
 ) -> Tensor:
-    """Mean over the batch of (‖∇ₓ̂ D(x̂)‖₂ − 1)², x̂ = ε·real + (1 − ε)·fake, one ε ~ U[0, 1] a picture.
+    """‖∇ₓ̂ D(x̂)‖₂ of each picture, x̂ = ε·real + (1 − ε)·fake, one ε ~ U[0, 1] a picture: the critic's slope there.
 
     It is computed in float32 whatever the surrounding autocast says, since the square of a small gradient underflows
     in half precision.
@@ -128,10 +128,10 @@ def gradient_penalty(
         epsilon: (B, 1, 1, 1), ε where it was drawn already.
 
     Returns:
-        A scalar, differentiable in the critic's weights.
+        (B,), differentiable in the critic's weights.
 
     Source:
-        Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1, lines 4–7 (without its λ).
+        Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1, lines 4–7.
     """
     with torch.autocast(real.device.type, enabled=False):
         real, fake = real.detach().float(), fake.detach().float()
@@ -140,4 +140,31 @@ def gradient_penalty(
         mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)  # (B, 3, H, W)
         # The scores are summed: a critic without batch statistics gives each picture its own gradient.
         (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)  # (B, 3, H, W)
-        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        return gradient.flatten(1).norm(dim=1)
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    rng: torch.Generator | None = None,
+    epsilon: Tensor | None = None,
+) -> Tensor:
+    """Mean over the batch of (‖∇ₓ̂ D(x̂)‖₂ − 1)², the norms as of `gradient_norms`.
+
+    Args:
+        critic: As of `gradient_norms`, and so are the other arguments.
+        real: (B, 3, H, W), RGB in [0, 1].
+        fake: The same shape.
+        rng: The CPU generator that ε is drawn from.
+        epsilon: (B, 1, 1, 1), ε where it was drawn already.
+
+    Returns:
+        A scalar, differentiable in the critic's weights.
+
+    Source:
+        Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1, lines 4–7 (without its λ).
+    """
+    norms = gradient_norms(critic, real, fake, rng, epsilon)  # (B,), float32
+    with torch.autocast(real.device.type, enabled=False):
+        return (norms - 1).square().mean()

@@ -177,11 +177,11 @@ def test_of_several_wheels_the_newest_is_taken(lone, monkeypatch):
 def for_colab(wheels, tmp_path_factory):
     """The folder that `make colab` fills."""
     folder = tmp_path_factory.mktemp("colab")
-    build.write_packed(NAMES, folder, wheels)
+    build.write_packed((*NAMES, "Lesson"), folder, wheels)
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "Lesson"])
 def test_for_colab_everything_is_inside_and_folded(for_colab, name):
     packed = for_colab / f"{name}.ipynb"
     assert packed.stat().st_size < COLAB_OPENS

@@ -61,6 +61,7 @@ NOT_RUN = {
     "python tests/benchmarks/": "minutes of measuring; test_benchmarks.py runs each small",
     "python tests/campaigns/": "minutes of trying; as it says itself",
     "python notebooks/source/build.py": "writes into the repository, or runs the notebooks for real",
+    "python notebooks/source/paintings.py": "needs the runs of the three notebooks; test_game.py runs it small",
 }
 
 

@@ -8,8 +8,9 @@
     python notebooks/source/build.py colab [NAME …]   writes dist/colab/NAME.ipynb, with the package inside: upload, run
 
 Edit the source, then `build`: what is equal in several notebooks stands there once. A cell with `model="…"` is only in
-those notebooks. `{{repository}}` becomes the repository's address, `{{colab}}` the notebook's own in Colab. The source
-is Jupytext's Markdown: JupyterLab with Jupytext opens it as a notebook, too.
+those notebooks, and one that says `{{cell of FILE}}` is the cell of the same id in that file. `{{repository}}` becomes
+the repository's address, `{{colab}}` the notebook's own in Colab. The source is Jupytext's Markdown: JupyterLab with
+Jupytext opens it as a notebook, too.
 
 `run` takes pictures and runs from where COLORIZE_DATA and COLORIZE_RUNS say; a run that is finished there is shown, not
 repeated.
@@ -40,6 +41,7 @@ NOTEBOOKS = {  # and the source of each; the selected model last, so that its sc
     "GAN-MSE": "gan_notebooks.md",
     "WGAN": "gan_notebooks.md",
     "GAN-L1": "gan_notebooks.md",
+    "Lesson": "lesson.md",
 }
 GITHUB = "https://github.com/"
 COLAB = "https://colab.research.google.com/github/"
@@ -76,6 +78,9 @@ def build(name: str) -> NotebookNode:
         if models:
             tags = ["loss" if ids.count(id) == 3 else "adversary", *tags]
         cell.id, cell.metadata = id, {"tags": tags}
+        if elsewhere := re.fullmatch(r"\{\{cell of (\S+)\}\}", cell.source):
+            others = jupytext.read(SOURCE / elsewhere.group(1)).cells
+            (cell.source,) = (other.source for other in others if other.metadata["id"] == id)
         for placeholder, value in values.items():
             cell.source = cell.source.replace(placeholder, value)
         cells.append(cell)

@@ -4,20 +4,13 @@ A notebook runs from top to bottom in its smoke profile; then a gray photograph 
 downloaded. With COLORIZE_SCREENSHOTS set to a folder, what was seen is kept there.
 """
 
-import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
-import pytest
-from browsers import SECONDS, started
+from browsers import SECONDS
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -26,65 +19,16 @@ from colorize_utils.data import sample_photograph
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """The address of a JupyterLab that serves a folder with one notebook, with settings of its own."""
-    folder, settings = tmp_path / "alone", tmp_path / "settings"
-    folder.mkdir()
-    shutil.copy(ROOT / "notebooks" / "GAN-L1.ipynb", folder)
-    extension = settings / "@jupyterlab"
-    for name, values in {
-        "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is in the page, seen or not
-        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    }.items():
-        path = extension / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(values))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "COLORIZE_PROFILE": "smoke",
-        "COLORIZE_RUNS": str(tmp_path / "runs"),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
-    command += [f"--ServerApp.root_dir={folder}", f"--ServerApp.port={port}", "--IdentityProvider.token=flowers"]
-    with open(tmp_path / "lab.log", "wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}/lab/tree/GAN-L1.ipynb?token=flowers"
-    try:
-        for _ in range(120):
-            time.sleep(0.5)
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "lab.log").read_text()
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-@pytest.fixture
-def page(lab):
-    with started() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
-        page.goto(lab)
-        yield page
-
-
 def chroma(picture: Image.Image) -> float:
     """The mean distance between the largest and the smallest of a pixel's three levels."""
     return float(np.ptp(np.asarray(picture.convert("RGB")).astype(int), axis=2).mean())
 
 
-def test_upload_compare_and_download(page: Page, tmp_path):
+def test_upload_compare_and_download(page: Page, lab, folder, tmp_path):
     photograph = sample_photograph()
     photograph.save(tmp_path / "dahlia.png")
+    shutil.copy(ROOT / "notebooks" / "GAN-L1.ipynb", folder)
+    page.goto(lab("GAN-L1.ipynb"))
 
     # Restart and run all: 37 cells, the last of which shows a colorized photograph before anybody uploads one.
     page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=60 * SECONDS)
