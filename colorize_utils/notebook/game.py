@@ -262,6 +262,9 @@ class Game:
         asked: The questions.
         answers: Whether the player took each flower for real, as far as he has come.
         seconds: From the first question to the last answer so far.
+
+    Raises:
+        ValueError: The player's number is negative, or there is nothing to play with.
     """
 
     exhibition: Exhibition
@@ -272,6 +275,8 @@ class Game:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"a player's number is 0 or more, got {self.seed}")
         self.asked = questions(len(self.exhibition), [*self.exhibition.painted], self.count, self.seed)
         self._began: float | None = None
 

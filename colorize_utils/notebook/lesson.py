@@ -76,6 +76,29 @@ def few(splits: Splits) -> Splits:
     return replace(splits, train=splits.train.sample(TRAINING_PICTURES), val=splits.val.sample(VALIDATION_PICTURES))
 
 
+# ---------------------------------------------------------------- pictures for a projector
+
+
+def plot_pictures(pictures: Mapping[str, Image.Image]) -> Figure:
+    """Pictures side by side, large.
+
+    Args:
+        pictures: Title → picture, gray or in colour; one at least.
+
+    Returns:
+        The figure.
+    """
+    width = 13 / len(pictures)
+    height = max(width * picture.height / picture.width for picture in pictures.values())
+    figure = Figure(figsize=(13, height + 0.5), layout="constrained")
+    axes = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+        axis.imshow(np.asarray(picture.convert("RGB")))
+        axis.set_title(title, fontsize=LARGE)
+        axis.axis("off")
+    return figure
+
+
 # ---------------------------------------------------------------- the smallest case
 
 

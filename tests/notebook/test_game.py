@@ -195,6 +195,13 @@ def test_a_game_counts_right_answers_and_seconds(exhibition):
         game.answer(True)
 
 
+def test_a_players_number_is_not_negative(exhibition):
+    """Its minus would be taken for a hyphen of the code."""
+    with pytest.raises(ValueError, match="0 or more"):
+        Game(exhibition, seed=-1)
+    assert combined(Game(exhibition, seed=0).code(), exhibition)[1] == []
+
+
 def test_who_fooled_whom_is_counted(exhibition):
     game = Game(exhibition, seed=1, count=8)
     for question in game.asked:

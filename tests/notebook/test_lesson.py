@@ -45,6 +45,14 @@ def test_a_lesson_takes_few_pictures_of_each_part(splits, monkeypatch):
     assert set(few.train.names) < set(splits.train.names)
 
 
+def test_pictures_stand_side_by_side():
+    first, second = Image.new("RGB", (20, 10), "red"), Image.new("L", (10, 10), 9)
+    left, right = lesson.plot_pictures({"a": first, "b": second}).axes
+    assert (left.get_title(), right.get_title()) == ("a", "b")
+    np.testing.assert_array_equal(left.images[0].get_array(), np.asarray(first))
+    assert (right.images[0].get_array() == 9).all()
+
+
 # ---------------------------------------------------------------- the smallest case
 
 

@@ -17,7 +17,7 @@ from colorize_utils.checkpoints import DEFAULT, REGISTRY
 from colorize_utils.data import sample_photograph
 from colorize_utils.inference import Colorizer
 from colorize_utils.models import build_generator
-from colorize_utils.notebook import widgets
+from colorize_utils.notebook import game, widgets
 from colorize_utils.notebook.widgets import (
     before_after,
     choose_colorizer,
@@ -348,5 +348,5 @@ def test_the_panel_begins_where_it_is_told(colorizer):
 
 
 def test_only_what_both_versions_of_ipywidgets_have_is_used():
-    source = Path(widgets.__file__).read_text()
+    source = Path(widgets.__file__).read_text() + Path(game.__file__).read_text()
     assert not re.search(r"tooltip|TagsInput|Stack\(|text_color|border=", source)
