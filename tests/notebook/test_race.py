@@ -64,6 +64,15 @@ def test_the_watched_flower_is_painted_after_each_epoch(finished, splits):
         assert runner.gaps == []  # a discriminator has none
 
 
+def test_pictures_of_another_size_are_painted_at_the_recipes(finished):
+    race, _ = finished
+    runner = race.runners["L1"]
+    small, large = (runner.paint(torch.full((1, 1, side, side), 0.5)) for side in (32, 64))
+    assert large.shape == (1, 3, 64, 64)
+    expected = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(large, expected, atol=1e-5, rtol=0)
+
+
 def test_a_network_is_put_back_after_it_has_painted():
     network = torch.nn.Dropout()
     with evaluating(network):
