@@ -19,6 +19,7 @@ from colorize_utils.notebook.race import (
     plot_leash,
     plot_race,
     scrubber_html,
+    snapshots_of,
 )
 from colorize_utils.recipes import GAN_L1, GAN_MSE, WGAN_GP
 from colorize_utils.training import Diverged, train
@@ -116,6 +117,7 @@ def test_one_that_diverges_stops_alone(splits, monkeypatch):
     race.run(progress=False)
     assert race.runners["L1"].stopped == "a loss became NaN"
     assert race.runners["MSE"].trainer.epoch == 2
+    assert [*snapshots_of(race)["L1"]] == [] and [*snapshots_of(race)["MSE"]] == [1, 2]
     assert (race.epochs, race.runs) == (2, True)
 
 
