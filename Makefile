@@ -4,6 +4,7 @@
 # make test                   all of it: that, every test but the browser's, and the notebooks twice
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use a notebook in JupyterLab, in a browser (needs Chromium or Chrome)
+# make cluster-test           two nodes of Ray on this machine, a worker and a driver that are killed (installs Ray)
 # make notebooks              build the notebooks, run them for real and keep their outputs (pictures: COLORIZE_DATA)
 # make colab                  build dist/colab/*.ipynb, notebooks with the package inside: upload one to Colab, run it
 # make release                train the submission's recipes in full (a GPU, hours) and write their files to hand out
@@ -21,7 +22,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize check test lab browser-test notebooks colab release wheel clean
+.PHONY: colorize check test lab browser-test cluster-test notebooks colab release wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)") \
@@ -49,6 +50,9 @@ lab: $(VENV)/installed-lab
 
 browser-test: $(VENV)/installed-browser
 	$(BIN)/python -m pytest tests/browser
+
+cluster-test: $(VENV)/installed-cluster
+	$(BIN)/python -m pytest tests/cluster
 
 notebooks: $(VENV)/installed-dev
 	$(BIN)/python notebooks/source/build.py address
@@ -78,6 +82,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 $(VENV)/installed-browser: $(VENV)/installed-dev
 	$(PIP) -e ".[lab,browser]"
+	touch $@
+
+$(VENV)/installed-cluster: $(VENV)/installed-dev
+	$(PIP) -e ".[cluster]"
 	touch $@
 
 $(VENV)/installed-lab: $(VENV)/installed

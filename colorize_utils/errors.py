@@ -35,3 +35,7 @@ class TrainingError(ColorizeError):
 
 class DeviceError(ColorizeError):
     """A device that this machine does not have."""
+
+
+class ClusterError(ColorizeError):
+    """An archive that cannot be worked on: Ray or a filesystem is not there, or it was begun with other settings."""

@@ -293,11 +293,12 @@ DISTRIBUTION = Recipe(
 MULTISCALE = replace(
     DISTRIBUTION,
     name="multiscale",
-    epochs=80,
+    epochs=88,
     generator="multiscale-unet",
     size=192,
     places=384,  # of the 9,216 that a picture of 192×192 has
-    weight_decay=0.1,
+    dropout=0.1,
+    weight_decay=0.02,
     surroundings=True,
     hints=True,
     degrade=True,

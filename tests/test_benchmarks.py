@@ -79,6 +79,14 @@ def test_folder(run):
 
 
 @pytest.mark.slow
+def test_archive(run):
+    """Without Ray: what it measures a process by."""
+    archive = runpy.run_path(str(BENCHMARKS / "archive.py"))
+    took, processor, megabytes = archive["of_all_processes"]([sys.executable, "-c", "import time; time.sleep(1.2)"])
+    assert took >= 1.2 and processor < took and 1 < megabytes < 200
+
+
+@pytest.mark.slow
 def test_scoreboard(run):
     results = run("scoreboard")
     assert results["identical"]

@@ -19,6 +19,7 @@ from colorize_utils import checkpoints
 from colorize_utils.cli import COMMANDS, main
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.models import UNet
+from colorize_utils.multiscale import MultiscaleUNet
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -43,6 +44,9 @@ RUN = {
 TORCHRUN = "torchrun --nproc-per-node="
 # What is not run here, by its beginning, and why.
 NOT_RUN = {
+    "python -m colorize_utils archive": "needs Ray; tests/cluster/test_cluster.py runs it on a cluster of two nodes",
+    "ray ": "starts and stops a cluster, as tests/cluster/test_cluster.py does",
+    "export RAY_": "a shell's own",
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
     "conda env create": "needs a package index",
@@ -52,6 +56,7 @@ NOT_RUN = {
     "python -m pip": "needs a package index",
     "python -m pytest": "these tests",
     "source .venv/bin/activate": "a shell's own",
+    "git show": "a file of the repository's history",
     "python tests/benchmarks/": "minutes of measuring; test_benchmarks.py runs each small",
     "python tests/campaigns/": "minutes of trying; as it says itself",
     "python notebooks/source/build.py": "writes into the repository, or runs the notebooks for real",
@@ -89,6 +94,7 @@ def here(tmp_path, monkeypatch):
     Path("hints.json").write_text('[{"x": 20, "y": 12, "colour": "red"}]')
     network = UNet(width=1 / 16)
     checkpoints.save("A.safetensors", network, {"size": 32})
+    checkpoints.save("EARLIER.safetensors", MultiscaleUNet(1 / 16, sizes=(32, 32)), {"size": 32})
     torch.save(network.state_dict(), "B.pth")
 
 

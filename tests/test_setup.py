@@ -49,12 +49,12 @@ FLOORS = [
     "data.pairs",
     "checkpoints.state checkpoints.hub plots",
     "training inference.hints inference.engine inference.quantization inference.precision inference.familiarity",
-    "inference.colorizer inference.batch",
+    "inference.colorizer inference.batch inference.archive",
     "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
     "evaluation.provenance",
     "notebook.bootstrap notebook.profiles notebook.live notebook.widgets",
     "notebook.lesson notebook.race notebook.game",
-    "cli.options cli.colorize cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
+    "cli.options cli.colorize cli.archive cli.train cli.evaluate cli.compare cli.calibrate cli.release cli.cache",
     "__main__",
 ]
 

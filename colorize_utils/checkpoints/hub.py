@@ -68,8 +68,8 @@ REGISTRY = {
             size=192,
             licence="MIT",
             note="a distribution over colours at 128×128 and 192×192, trained on Flowers-102 and flower_photos",
-            length=7528332,
-            sha256="dbec435b12b7679bf11f7bffa34e7196197086bb3e7797bc0b0dbb041f79f886",
+            length=7531020,
+            sha256="33e5fc3632a1a1c12d8df43ea4887f83f4c546a3bfb8f48aeaf398b4bd731cd1",
         ),
         RegistryEntry(
             name="original-gan-l1",

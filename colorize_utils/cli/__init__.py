@@ -1,7 +1,8 @@
-"""The command line: colorize pictures, train recipes, evaluate, compare, calibrate and release checkpoints.
+"""The command line: colorize pictures and archives, train, evaluate, compare, calibrate, release.
 
     python -m colorize_utils photo.jpg            → photo-colorized.jpg
     python -m colorize_utils photos/ -o colour/   → the same names in colour/
+    python -m colorize_utils archive INPUT OUTPUT --address HOST:PORT
     python -m colorize_utils train gan-l1 …
     python -m colorize_utils evaluate …
     python -m colorize_utils compare …
@@ -20,12 +21,13 @@ import sys
 from collections.abc import Sequence
 
 from colorize_utils import __version__
-from colorize_utils.cli import cache, calibrate, colorize, compare, evaluate, release, train
+from colorize_utils.cli import archive, cache, calibrate, colorize, compare, evaluate, release, train
 from colorize_utils.errors import ColorizeError
 
 PROGRAM = "python -m colorize_utils"
 COMMANDS = {
     "colorize": colorize,
+    "archive": archive,
     "train": train,
     "evaluate": evaluate,
     "compare": compare,

@@ -126,7 +126,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if report.links:
         linked = ", ".join(map(str, report.links))
         print(f"note: links to folders are not followed: {linked}; give those by name", file=sys.stderr)
-    for line in _not_read(report.unread):
+    for line in not_read(report.unread):
         print(f"note: {line}", file=sys.stderr)
     if report.others:
         path, mark = report.others[0]
@@ -160,8 +160,15 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 1 if report.failed else 0
 
 
-def _not_read(unread: Counter[str]) -> Iterator[str]:
-    """Lines that say which files of a folder were not read, and how to make those readable that are pictures."""
+def not_read(unread: Counter[str]) -> Iterator[str]:
+    """Says which files of a folder were not read, and how to make those readable that are pictures.
+
+    Args:
+        unread: How many there are, by their suffix.
+
+    Yields:
+        Lines.
+    """
     from colorize_utils.data.pictures import NOT_READ
 
     for remedy in dict.fromkeys(NOT_READ.values()):

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
@@ -93,9 +93,14 @@ def reads_heif() -> bool:
 
 def is_picture(path: Path) -> bool:
     """Whether `path` is a file, not a hidden one, whose suffix says that it is a picture that can be read."""
+    return is_pictures_name(path) and path.is_file()
+
+
+def is_pictures_name(path: PurePath) -> bool:
+    """Whether a file of this name is taken for a picture: its suffix says so, and it is not hidden."""
     suffix = path.suffix.lower()
     readable = suffix in READABLE or (suffix in HEIF and reads_heif())
-    return readable and not path.name.startswith(".") and path.is_file()
+    return readable and not path.name.startswith(".")
 
 
 @contextmanager

@@ -169,13 +169,9 @@ def colorize_files(
                     keep = skip_colour and own_colours[-1]
                     if not keep:
                         strange.append(colorizer.unfamiliarity(page) or 0.0)
-                    yield page, _as_it_is(page) if keep else colorizer.colorize(page, **how)
+                    yield page, as_it_is(page) if keep else colorizer.colorize(page, **how)
 
-            if len(pages) == 1:
-                ((_, colour),) = coloured()
-                save_picture(colour, target, original, own if mark else None)
-            else:
-                save_pages(coloured(), target, original, own if mark else None)
+            save_result(coloured(), len(pages), target, original, own if mark else None)
             return "written", any(own_colours), max(strange)
 
     workers = max(1, min(AT_ONCE, len(jobs)))
@@ -188,7 +184,7 @@ def colorize_files(
                 try:
                     outcome, coloured, strange = result.result()
                 except Exception as error:
-                    report.failed.append(_line(original, error))
+                    report.failed.append(reason(original, error))
                     continue
                 made = target if answers is None else _numbered(target, 1)
                 getattr(report, outcome).append(original if outcome == "left" else made)
@@ -231,12 +227,43 @@ class _Room:
                 self._changed.notify_all()
 
 
-def _as_it_is(page: Image.Image) -> Image.Image:
+def save_result(
+    coloured: Iterable[tuple[Image.Image, Image.Image]], pages: int, target: Path, original: Path, mark: Mark | None
+) -> None:
+    """Writes a file's pages in colour, with an atomic write.
+
+    Args:
+        coloured: Pairs of a page of the original and the same page in colour, in order.
+        pages: How many there are.
+        target: The file to write.
+        original: The file that the pages are from.
+        mark: Says that the colours are predicted; None writes no mark.
+
+    Raises:
+        PictureError: The file cannot be written; besides, whatever iterating over `coloured` raises.
+    """
+    if pages == 1:
+        ((_, colour),) = coloured
+        save_picture(colour, target, original, mark)
+    else:
+        save_pages(coloured, target, original, mark)
+
+
+def as_it_is(page: Image.Image) -> Image.Image:
     """A page with its own colours, upright, in a mode that every format of `WRITABLE` that holds pages can hold."""
     return open_upright(page).convert("RGBA" if page.has_transparency_data else "RGB")
 
 
-def _line(original: Path, error: Exception) -> str:
+def reason(original: Path | str, error: Exception) -> str:
+    """Says in a line why a picture has no result, and what to do.
+
+    Args:
+        original: The picture.
+        error: What went wrong with it.
+
+    Returns:
+        The line.
+    """
     if isinstance(error, PictureError):
         return str(error)
     if isinstance(error, HintError):
@@ -263,15 +290,24 @@ def _jobs(pictures: Iterable[Path], output: Path | None, report: BatchReport) ->
         if folder.is_file():
             report.failed.append(f"{folder} is a file; give a folder for the results of {given}")
             continue
-        found = sorted(_pictures_below(given, os.path.realpath(folder), report))
+        found = sorted(pictures_below(given, os.path.realpath(folder), report))
         if not found:
             report.failed.append(f"{given} holds no pictures; give a folder of JPEG, PNG, TIFF or WebP files")
         for path in found:
-            yield path, _colour_name(folder / path.relative_to(given))
+            yield path, colour_name(folder / path.relative_to(given))
 
 
-def _pictures_below(folder: Path, results: str, report: BatchReport) -> Iterator[Path]:
-    """A folder's pictures, except those in the folder `results`, which may lie below it."""
+def pictures_below(folder: Path, results: str, report: BatchReport) -> Iterator[Path]:
+    """Finds a folder's pictures, except those in the folder `results`, which may lie below it.
+
+    Args:
+        folder: The folder.
+        results: The folder of the results, as `os.path.realpath` names it.
+        report: Gets what cannot be used: its fields `failed`, `unread` and `links`.
+
+    Yields:
+        The pictures, folder by folder.
+    """
 
     def cannot_be_listed(error: OSError) -> None:
         report.failed.append(f"{error.filename} cannot be listed: {error.strerror}; check its permissions")
@@ -290,9 +326,9 @@ def _pictures_below(folder: Path, results: str, report: BatchReport) -> Iterator
 
 def _file_target(original: Path, output: Path | None, several: bool) -> Path:
     if output is None:
-        return _colour_name(original, ADDITION)
+        return colour_name(original, ADDITION)
     if several or output.is_dir():
-        return _colour_name(output / original.name)
+        return colour_name(output / original.name)
     return output
 
 
@@ -300,8 +336,16 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{shortened(path.stem, MAX_NAME - len(path.suffix) - 4)}-{number}{path.suffix}")
 
 
-def _colour_name(path: Path, addition: str = "") -> Path:
-    """The path itself where its format can hold colour, else with .png added; `addition` comes before the suffix."""
+def colour_name(path: Path, addition: str = "") -> Path:
+    """The name of a result.
+
+    Args:
+        path: The original's name, in the folder of the results.
+        addition: Comes before the suffix.
+
+    Returns:
+        `path` where its format can hold colour, else with .png added; the name is no longer than a file's may be.
+    """
     if path.suffix.lower() in WRITABLE:
         stem, suffix = path.stem + addition, path.suffix
     elif addition:

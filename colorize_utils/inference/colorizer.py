@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.ndimage import uniform_filter
 from torch import Tensor, nn
 
 from colorize_utils import palette
@@ -41,7 +40,7 @@ _DEVICES = {"int8": ("cpu",), "bf16": ("cpu", "cuda")}  # that can compute in it
 _MOST = 1e6  # largest magnitude of an output that merging in float32 can take
 _AROUND = 1  # places of the distribution in each direction that are averaged for the belief at a place
 # Side of the window that smooths the width of belief, before its widest place is sought: a petal, not a pixel.
-_WINDOW = 9
+_WINDOW = 15
 _MORE = 3  # places, at most, at which an answer's colour is given besides the first
 _HIGH = 0.4  # of such a place: how much the choice matters there, as a share of how much it does at the first, at least
 _FAR = 1 / 8  # and its distance from the others, as a share of the picture's side, at least
@@ -210,6 +209,11 @@ class Colorizer:
             _SHARES.leave(workers)
 
     @property
+    def judged_side(self) -> int:
+        """The side of the square to which `unfamiliarity` resizes a picture; 0 where the network cannot tell it."""
+        return min(self._judge.side_lengths) if self._judge else 0
+
+    @property
     def styles(self) -> tuple[str, ...]:
         """The styles that the network has: all, where it predicts a distribution over colours, else "safe" alone."""
         return STYLES if self.has_distribution else STYLES[:1]
@@ -270,10 +274,8 @@ class Colorizer:
         source = to_gray(picture)
         if keep_luminance:
             (chroma,) = self._chroma(source.gray, style, [hints])  # (2, h, w)
-            rgb = _in_bands(255 * strength * chroma, source.gray, merge)
-        else:
-            rgb = _in_bands(self._raw(source.gray, style, hints), source.gray, _clamped)
-        return _image(rgb, source)
+            return with_chroma_of(source, chroma, strength)
+        return _image(_in_bands(self._raw(source.gray, style, hints), source.gray, _clamped), source.alpha)
 
     def answers(
         self, picture: PictureLike, count: int = 4, strength: float = 1.0, style: str | None = None
@@ -309,13 +311,13 @@ class Colorizer:
         row, column = _peak(palette.variance(probabilities))
         x, y = _pixel((row, column), grid, source.gray)
         found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
-        chosen = [(Hint(x, y, belief.colour, radius),) for belief in found]
+        chosen: list[tuple[Hint, ...]] = [(Hint(x, y, belief.colour, radius),) for belief in found]
         if len(found) > 1:
             # What becomes of the choice elsewhere: the places where it matters most are given the same colour.
             changed = self._predict(*self._asked(source.gray, chosen)).numpy()  # (N, COLOURS, h, w)
             matters = np.linalg.norm(palette.means(changed) - palette.means(probabilities[None]), axis=1).mean(axis=0)
             more = [_pixel(place, grid, source.gray) for place in _far_peaks(matters, (row, column))]
-            chosen = [(hint, *(Hint(*place, hint.colour, radius) for place in more)) for (hint,) in chosen]
+            chosen = [(first, *(Hint(*place, first.colour, radius) for place in more)) for (first,) in chosen]
         pictures = self.colorize_each(picture, chosen, strength, style)
         return [
             Answer(answer, hints, belief.probability, belief.name)
@@ -344,7 +346,7 @@ class Colorizer:
         style = self._known(style)
         source = to_gray(picture)
         chromas = self._chroma(source.gray, style, several)
-        return [_image(_in_bands(255 * strength * chroma, source.gray, merge), source) for chroma in chromas]
+        return [with_chroma_of(source, chroma, strength) for chroma in chromas]
 
     def palette_at(self, picture: PictureLike, x: float, y: float, hints: Sequence[Hint] = ()) -> list[Belief]:
         """The colours that the network thinks likely at a place: what an interface offers there.
@@ -390,7 +392,27 @@ class Colorizer:
         """
         gray = to_gray(picture).gray
         width_of_belief = np.sqrt(palette.variance(self._distribution(gray, hints))) / _SURE
-        return _resize(width_of_belief.clip(0, 1), *gray.shape)
+        return resized(width_of_belief.clip(0, 1), *gray.shape)
+
+    def chroma(self, small: np.ndarray, style: str | None = None) -> Tensor:
+        """Predicts the chroma of a gray picture at working size: the network's part of `colorize`.
+
+        `working_size` makes its argument, and `with_chroma_of` takes its result, so that the three may be computed in
+        different processes.
+
+        Args:
+            small: (h, w) uint8, of even sides.
+            style: As in `colorize`.
+
+        Returns:
+            Red and blue minus luma, (2, h, w) in [−1, 1], on the CPU; half as high and wide where the network predicts
+            a distribution.
+
+        Raises:
+            ValueError: The network does not have the style.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
+        return self._styled(self._predict(small), self._known(style))[0]
 
     def unfamiliarity(self, picture: PictureLike) -> float | None:
         """How sure the network is that a picture is none of the kind that it was trained on.
@@ -408,8 +430,7 @@ class Colorizer:
         """
         if self._judge is None:
             return None
-        side = min(self._judge.side_lengths)
-        levels = _resize(to_gray(picture).gray, side, side)
+        levels = resized(to_gray(picture).gray, self.judged_side, self.judged_side)
         with torch.inference_mode():
             return float(self._judge.unfamiliarity(_unit(levels[None]).to(self.device)))
 
@@ -444,13 +465,6 @@ class Colorizer:
             )
         return style
 
-    def _working_size(self, gray: np.ndarray) -> np.ndarray:
-        """Resizes a gray picture (H, W) to the area of a working-size square, at about its own aspect; even sides."""
-        height, width = gray.shape
-        scale = self.size / (height * width) ** 0.5
-        h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * self.size // 2)) for side in (height, width))
-        return _resize(gray, h, w)
-
     def _require_hints(self) -> None:
         if not self.takes_hints:
             raise HintError(f"{self.name} takes no hints; use the bundled checkpoint")
@@ -467,7 +481,7 @@ class Colorizer:
 
     def _asked(self, gray: np.ndarray, several: Sequence[Sequence[Hint]]) -> tuple[np.ndarray, np.ndarray | None]:
         """What the network is asked for a gray picture (H, W): the picture at working size, and sets of hints there."""
-        small = self._working_size(gray)
+        small = working_size(gray, self.size)
         if len(several) == 1 and not several[0]:
             return small, None
         self._require_hints()
@@ -479,13 +493,16 @@ class Colorizer:
         It is red and blue minus luma. h and w are the sides at working size, or half of them where the network predicts
         a distribution.
         """
-        output = self._predict(*self._asked(gray, several))
+        return self._styled(self._predict(*self._asked(gray, several)), style)
+
+    def _styled(self, output: Tensor, style: str) -> Tensor:
+        """The chroma, (N, 2, h, w) in [−1, 1], of the network's answers: distributions or colours."""
         return _STYLES[style](output) if self.has_distribution else chroma_of(output)
 
     def _raw(self, gray: np.ndarray, style: str, hints: Sequence[Hint]) -> Tensor:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
         side = 2 * max(1, self.size // 2)
-        small = _resize(gray, side, side)
+        small = resized(gray, side, side)
         told = None
         if hints:
             self._require_hints()
@@ -493,7 +510,7 @@ class Colorizer:
         output = self._predict(small, told)
         if self.has_distribution:
             planes = [
-                _resize(plane, side, side, Image.Resampling.BICUBIC) for plane in _STYLES[style](output)[0].numpy()
+                resized(plane, side, side, Image.Resampling.BICUBIC) for plane in _STYLES[style](output)[0].numpy()
             ]
             return with_chroma(_unit(small[None]), torch.from_numpy(np.stack(planes))[None])[0]
         return output[0]
@@ -523,15 +540,21 @@ class Colorizer:
         return output
 
 
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import uniform_filter  # a tenth of a second that a single picture is spared
+
+    return uniform_filter(values, _WINDOW, mode="constant")
+
+
 def _peak(values: np.ndarray) -> tuple[int, int]:
     """Row and column of the highest of values (h, w), smoothed."""
-    row, column = np.unravel_index(uniform_filter(values, _WINDOW, mode="nearest").argmax(), values.shape)
+    row, column = np.unravel_index(_smoothed(values).argmax(), values.shape)
     return int(row), int(column)
 
 
 def _far_peaks(values: np.ndarray, first: tuple[int, int]) -> list[tuple[int, int]]:
     """Up to `_MORE` places of high values (h, w), smoothed, that are far from each other and from `first`."""
-    smooth = uniform_filter(values, _WINDOW, mode="nearest")
+    smooth = _smoothed(values)
     rows, columns = np.indices(values.shape)
     least, far = _HIGH * smooth[first], _FAR * (values.size**0.5)
     found = [first]
@@ -561,24 +584,64 @@ def _believed_at(
     return beliefs(around.mean(axis=(1, 2)), float(gray[int(y), int(x)]))
 
 
-def _image(rgb: np.ndarray, source: GrayPicture) -> Image.Image:
-    """The colour (H, W, 3) as an image, with the alpha of the picture that it is of."""
-    return Image.fromarray(rgb if source.alpha is None else np.dstack([rgb, source.alpha]))
-
-
 def _unit(levels: np.ndarray) -> Tensor:
     return unit(torch.from_numpy(levels))[:, None]  # (B, h, w) → (B, 1, h, w)
 
 
-def _resize(
+def working_size(gray: np.ndarray, size: int) -> np.ndarray:
+    """Resizes a gray picture to the area of a working-size square, at about its own aspect.
+
+    Args:
+        gray: (H, W) uint8.
+        size: The working size, pixels a side of a square.
+
+    Returns:
+        (h, w) uint8, of even sides.
+    """
+    height, width = gray.shape
+    scale = size / (height * width) ** 0.5
+    h, w = (2 * max(1, min(round(scale * side / 2), MAX_ASPECT * size // 2)) for side in (height, width))
+    return resized(gray, h, w)
+
+
+def resized(
     plane: np.ndarray,
     height: int,
     width: int,
     resampling: Image.Resampling = Image.Resampling.BILINEAR,
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
-    """Resizes a plane (H, W), or a box of it, by Pillow, antialiased; bilinearly, as the training pictures were."""
+    """Resizes a plane by Pillow, antialiased.
+
+    Args:
+        plane: (H, W) uint8 or float32.
+        height: The height to give it.
+        width: The width to give it.
+        resampling: The filter; the training pictures were resized bilinearly.
+        box: Left, top, right and bottom of the part to resize; by default all of it.
+
+    Returns:
+        (height, width), of the same type.
+    """
     return np.array(Image.fromarray(plane).resize((width, height), resampling, box))
+
+
+def with_chroma_of(source: GrayPicture, chroma: Tensor, strength: float = 1.0) -> Image.Image:
+    """Puts predicted chroma on a picture's own luminance: the last part of `Colorizer.colorize`.
+
+    Args:
+        source: The picture in gray, and its alpha.
+        chroma: What `Colorizer.chroma` predicts for it, (2, h, w).
+        strength: Multiplies the chroma.
+
+    Returns:
+        The picture in colour: 8-bit RGB, or RGBA where it has alpha.
+    """
+    return _image(_in_bands(255 * strength * chroma, source.gray, merge), source.alpha)
+
+
+def _image(rgb: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    return Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
 
 
 def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
@@ -588,13 +651,13 @@ def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.
     """
     height, width = gray.shape
     rows = small.shape[1]
-    columns = [_resize(plane, rows, width, Image.Resampling.BICUBIC) for plane in small.numpy()]  # (h, W) each
+    columns = [resized(plane, rows, width, Image.Resampling.BICUBIC) for plane in small.numpy()]  # (h, W) each
     result = np.empty((height, width, 3), np.uint8)
     step = max(1, _BAND // width)
     for start in range(0, height, step):
         stop = min(start + step, height)
         box = (0, start * rows / height, width, stop * rows / height)  # it reads beyond the box where the filter does
-        planes = [_resize(column, stop - start, width, Image.Resampling.BICUBIC, box) for column in columns]
+        planes = [resized(column, stop - start, width, Image.Resampling.BICUBIC, box) for column in columns]
         result[start:stop] = finish(gray[start:stop], np.stack(planes))
     return result
 

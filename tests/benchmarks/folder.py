@@ -22,6 +22,7 @@ from sklearn.datasets import load_sample_images
 from colorize_utils.checkpoints import DEFAULT, load_generator, save
 from colorize_utils.devices import keep_freed_memory
 from colorize_utils.inference import Colorizer, batch
+from colorize_utils.inference.colorizer import working_size
 from colorize_utils.models import UNet
 
 
@@ -64,8 +65,8 @@ def colorize_album(colorizer: Colorizer, photographs: list[Path], output: Path, 
 
 def network_alone(colorizer: Colorizer, photograph: Path, times: int) -> float:
     """Seconds of the network, its mirror image and its style included, for as many pictures as the folder holds."""
-    small = colorizer._working_size(np.asarray(Image.open(photograph)))
-    chroma = functools.partial(colorizer._chroma, small, colorizer.default_style)
+    small = working_size(np.asarray(Image.open(photograph)), colorizer.size)
+    chroma = functools.partial(colorizer.chroma, small, colorizer.default_style)
     chroma()
     return measure.seconds(lambda: [chroma() for _ in range(times)])
 
