@@ -323,7 +323,7 @@ def test_the_repositorys_address_is_the_same_everywhere():
         assert re.findall(r"https://colab\.research\.google\.com/github/[^)\s]+", source) == [build.colab_address(name)]
     readme = (ROOT / "README.md").read_text()
     badges = re.findall(r"https://colab\.research\.google\.com/github/[^)\s]+", readme)
-    assert sorted(badges) == sorted(build.colab_address(name) for name in GANS)
+    assert sorted(badges) == sorted(build.colab_address(name) for name in NOTEBOOKS)
     owner, name = badges[0].removeprefix(build.COLAB).split("/")[:2]
     assert owner == address.split("/")[-2].replace("<owner>", "%3Cowner%3E")
     assert name == address.split("/")[-1]

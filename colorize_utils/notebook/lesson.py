@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from colorize_utils.colour import with_luminance
-from colorize_utils.data import SYNTHETIC, Splits
+from colorize_utils.data import SYNTHETIC, PairDataset, Splits
 from colorize_utils.errors import HintError
 from colorize_utils.inference.hints import RGB, Belief, Hint
 from colorize_utils.losses import RECONSTRUCTION
@@ -29,7 +29,8 @@ LARGE = 16  # points of the type in figures: legible from the last row
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # of Okabe and Ito's palette, which the colour-blind tell apart
 SQUARES = "ABCDEFGH"  # the columns of the board that is laid over a picture; it has as many rows
 TRAINING_PICTURES, VALIDATION_PICTURES = 256, 64  # of each, what a lesson has time for
-RACE_EPOCHS, LEASH_EPOCHS = 24, 6  # in the same sense
+RACE_EPOCHS, LEASH_EPOCHS = 24, 16  # in the same sense
+LEASH_SIZE = 32  # pixels a side: so a critic's painter takes enough steps for its pictures to be seen
 
 
 # ---------------------------------------------------------------- the scale of a lesson
@@ -43,7 +44,7 @@ def lesson_profile(name: str, recipe: Recipe) -> Profile:
         recipe: The recipe in full.
 
     Returns:
-        The profile: of `class`, 64×64 pixels and narrow networks.
+        The profile: of `class`, narrow networks on 64×64 pixels, for a critic 32×32 (`smaller` makes the pictures).
 
     Raises:
         ValueError: It is another profile: a lesson has no night on a GPU.
@@ -54,7 +55,9 @@ def lesson_profile(name: str, recipe: Recipe) -> Profile:
     if profile.name == "smoke":
         return profile
     critic = recipe.adversary == "critic"  # its second derivatives cost most
-    quick = replace(profile.recipe, width=1 / 16 if critic else 1 / 8, epochs=LEASH_EPOCHS if critic else RACE_EPOCHS)
+    quick = replace(profile.recipe, width=1 / 8, epochs=RACE_EPOCHS)
+    if critic:
+        quick = replace(profile.recipe, size=LEASH_SIZE, width=1 / 16, epochs=LEASH_EPOCHS)
     return replace(profile, recipe=quick)
 
 
@@ -72,8 +75,38 @@ def source_of_pictures(wanted: str, profile: Profile) -> str:
 
 
 def few(splits: Splits) -> Splits:
-    """Splits with as many training and validation pictures as a lesson has time for, chosen by a seed."""
-    return replace(splits, train=splits.train.sample(TRAINING_PICTURES), val=splits.val.sample(VALIDATION_PICTURES))
+    """Splits with as many pictures of each part as a lesson has time for, chosen by a seed."""
+    val, test = (part.sample(VALIDATION_PICTURES) for part in (splits.val, splits.test))
+    return replace(splits, train=splits.train.sample(TRAINING_PICTURES), val=val, test=test)
+
+
+def smaller(splits: Splits, size: int) -> Splits:
+    """The same pictures, reduced: each pixel is the mean of a square of them.
+
+    Args:
+        splits: The splits; few, because all of their pictures are held in memory.
+        size: Pixels a side, a divisor of their own.
+
+    Returns:
+        The splits at that size; the same ones where they have it already.
+
+    Raises:
+        ValueError: `size` is no divisor.
+    """
+    side = splits.train.pictures.shape[1]
+    if side % size:
+        raise ValueError(f"pictures of {side}×{side} cannot be reduced to {size}×{size} by whole pixels")
+    if side == size:
+        return splits
+    train, val, test = (_reduced(part, side // size) for part in (splits.train, splits.val, splits.test))
+    return replace(splits, train=train, val=val, test=test)
+
+
+def _reduced(part: PairDataset, factor: int) -> PairDataset:
+    pictures = np.stack([np.asarray(part.pictures[row], np.float32) for row in part.rows])  # (N, H, W, 3)
+    count, height, width, _ = pictures.shape
+    squares = pictures.reshape(count, height // factor, factor, width // factor, factor, 3)
+    return PairDataset(squares.mean(axis=(2, 4)).round().astype(np.uint8), names=part.names)
 
 
 # ---------------------------------------------------------------- pictures for a projector

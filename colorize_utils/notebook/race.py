@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -70,14 +71,15 @@ class Runner:
         """Its generator's pictures.
 
         Args:
-            gray: (B, 1, H, W) in [0, 1].
+            gray: (B, 1, H, W) in [0, 1]; of another size than the recipe's, they are painted at that and resized.
 
         Returns:
             (B, 3, H, W), RGB, clamped to [0, 1], on the CPU.
         """
-        predictor = self.trainer.kept_predictor
+        predictor, side = self.trainer.kept_predictor, self.trainer.recipe.size
         with evaluating(predictor):
-            return predictor(gray.to(self.trainer.device)).float().clamp(0, 1).cpu()
+            fake = predictor(_resized(gray, side, side).to(self.trainer.device)).float().clamp(0, 1).cpu()
+        return _resized(fake, *gray.shape[-2:])
 
     def judge(self, pictures: PairDataset) -> None:
         """Takes a critic's gap and slopes; does nothing where there is no critic.
@@ -93,6 +95,12 @@ class Runner:
         with torch.no_grad():
             self.gaps.append(-float(critic_loss(critic(real), critic(fake))))
         self.slopes = gradient_norms(critic.forward, real, fake, torch.Generator().manual_seed(0)).detach().cpu()
+
+
+def _resized(pictures: Tensor, height: int, width: int) -> Tensor:
+    if pictures.shape[-2:] == (height, width):
+        return pictures
+    return F.interpolate(pictures, size=(height, width), mode="bilinear", antialias=True)
 
 
 @contextmanager

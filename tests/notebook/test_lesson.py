@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
@@ -43,6 +44,17 @@ def test_a_lesson_takes_few_pictures_of_each_part(splits, monkeypatch):
     few = lesson.few(splits)
     assert (len(few.train), len(few.val), len(few.test)) == (10, 4, 4)
     assert set(few.train.names) < set(splits.train.names)
+
+
+def test_smaller_pictures_are_the_same_ones(splits):
+    small = lesson.smaller(splits, 16)
+    assert small.val.names == splits.val.names
+    (real, gray), (large, _) = small.val[:], splits.val[:]
+    assert (255 * (real - F.avg_pool2d(large, 2))).abs().max() <= 0.51  # but for rounding
+    assert gray.shape == (4, 1, 16, 16)
+    assert lesson.smaller(splits, 32) is splits
+    with pytest.raises(ValueError, match="whole pixels"):
+        lesson.smaller(splits, 24)
 
 
 def test_pictures_stand_side_by_side():

@@ -19,6 +19,7 @@ from colorize_utils.notebook.race import (
     plot_leash,
     plot_race,
     scrubber_html,
+    snapshots_of,
 )
 from colorize_utils.recipes import GAN_L1, GAN_MSE, WGAN_GP
 from colorize_utils.training import Diverged, train
@@ -64,6 +65,15 @@ def test_the_watched_flower_is_painted_after_each_epoch(finished, splits):
         assert runner.gaps == []  # a discriminator has none
 
 
+def test_pictures_of_another_size_are_painted_at_the_recipes(finished):
+    race, _ = finished
+    runner = race.runners["L1"]
+    small, large = (runner.paint(torch.full((1, 1, side, side), 0.5)) for side in (32, 64))
+    assert large.shape == (1, 3, 64, 64)
+    expected = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(large, expected, atol=1e-5, rtol=0)
+
+
 def test_a_network_is_put_back_after_it_has_painted():
     network = torch.nn.Dropout()
     with evaluating(network):
@@ -107,6 +117,7 @@ def test_one_that_diverges_stops_alone(splits, monkeypatch):
     race.run(progress=False)
     assert race.runners["L1"].stopped == "a loss became NaN"
     assert race.runners["MSE"].trainer.epoch == 2
+    assert [*snapshots_of(race)["L1"]] == [] and [*snapshots_of(race)["MSE"]] == [1, 2]
     assert (race.epochs, race.runs) == (2, True)
 
 
