@@ -18,7 +18,6 @@ from colorize_utils import palette
 from colorize_utils.colour import LUMA_WEIGHTS, merge
 from colorize_utils.errors import HintError
 from colorize_utils.files import atomic_write
-from colorize_utils.metrics import lab
 from colorize_utils.naming import colour_name
 
 RGB = tuple[int, int, int]
@@ -267,5 +266,7 @@ def _coloured(chromas: np.ndarray, level: float) -> np.ndarray:
 
 
 def _names(colours: np.ndarray) -> list[str]:
+    from colorize_utils.metrics import lab  # and with it what scores pictures, which one picture is spared
+
     planes = torch.from_numpy(colours.astype(np.float32) / 255).T[None, :, :, None]  # (1, 3, N, 1)
     return [colour_name(a, b) for a, b in lab(planes)[0, 1:, :, 0].T.tolist()]
