@@ -299,7 +299,8 @@ def test_the_keyboard_alone_is_enough(open_page):
     page.keyboard.press("Enter")
     go_to("more", "element.innerText.startsWith('More: ')")
     page.keyboard.press("Enter")
-    go_to("across", "element.type === 'range'")
+    expect(page.get_by_role("slider", name="Across")).to_be_visible()  # opening takes a moment
+    go_to("across", "element.type === 'range' && element.ariaLabel.includes('Across')")
     for _ in range(8):
         page.keyboard.press("ArrowLeft")
     go_to("the place", "element.innerText.includes('Look there')")
