@@ -118,11 +118,6 @@ def vivid(probabilities: Tensor) -> Tensor:
     return gain[:, None, None, None] * chroma
 
 
-def means(probabilities: np.ndarray) -> np.ndarray:
-    """The mean chroma of distributions, as `mean`, of arrays: (N, COLOURS, H, W) float32 → (N, 2, H, W)."""
-    return np.einsum("nqhw,qc->nchw", probabilities, chromas().numpy(), optimize=True)
-
-
 def variance(probabilities: np.ndarray) -> np.ndarray:
     """The variance of chroma, of red and blue together: how wide a belief is.
 

@@ -41,9 +41,6 @@ _MOST = 1e6  # largest magnitude of an output that merging in float32 can take
 _AROUND = 1  # places of the distribution in each direction that are averaged for the belief at a place
 # Side of the window that smooths the width of belief, before its widest place is sought: a petal, not a pixel.
 _WINDOW = 15
-_MORE = 3  # places, at most, at which an answer's colour is given besides the first
-_HIGH = 0.4  # of such a place: how much the choice matters there, as a share of how much it does at the first, at least
-_FAR = 1 / 8  # and its distance from the others, as a share of the picture's side, at least
 _SURE = 0.4  # standard deviation of chroma, red and blue together, that counts as no belief at all
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory that a large photograph takes, and fits the CPU's cache
 
@@ -287,9 +284,9 @@ class Colorizer:
     ) -> list[Answer]:
         """Several ways to colour a picture, which differ in the colour of what the network is least sure of.
 
-        Where its belief is widest, each colour that it thinks likely is given as a hint; and again at the places whose
-        colours that changes most, so that it spreads to all that belongs together. So every answer is coherent, as
-        colours that are drawn pixel by pixel are not. Colours are told apart by what people call them.
+        Where its belief is widest, each colour that it thinks likely is given as a hint, and spread to what belongs
+        there. So every answer is coherent, as colours that are drawn pixel by pixel are not. Colours are told apart by
+        what people call them.
 
         Args:
             picture: As in `colorize`.
@@ -317,13 +314,7 @@ class Colorizer:
         row, column = _peak(palette.variance(probabilities))
         x, y = _pixel((row, column), grid, source.gray)
         found = _believed_at(probabilities, row, column, source.gray, x, y)[:count]
-        chosen: list[tuple[Hint, ...]] = [(*hints, Hint(x, y, belief.colour, radius)) for belief in found]
-        if len(found) > 1:
-            # What becomes of the choice elsewhere: the places where it matters most are given the same colour.
-            changed = self._predict(*self._asked(source.gray, chosen)).numpy()  # (N, COLOURS, h, w)
-            matters = np.linalg.norm(palette.means(changed) - palette.means(probabilities[None]), axis=1).mean(axis=0)
-            more = [_pixel(place, grid, source.gray) for place in _far_peaks(matters, (row, column))]
-            chosen = [(*own, *(Hint(*place, own[-1].colour, radius) for place in more)) for own in chosen]
+        chosen = [(*hints, Hint(x, y, belief.colour, radius)) for belief in found]
         pictures = self.colorize_each(picture, chosen, strength, style)
         return [
             Answer(answer, given, belief.probability, belief.name)
@@ -556,22 +547,6 @@ def _peak(values: np.ndarray) -> tuple[int, int]:
     """Row and column of the highest of values (h, w), smoothed."""
     row, column = np.unravel_index(_smoothed(values).argmax(), values.shape)
     return int(row), int(column)
-
-
-def _far_peaks(values: np.ndarray, first: tuple[int, int]) -> list[tuple[int, int]]:
-    """Up to `_MORE` places of high values (h, w), smoothed, that are far from each other and from `first`."""
-    smooth = _smoothed(values)
-    rows, columns = np.indices(values.shape)
-    least, far = _HIGH * smooth[first], _FAR * (values.size**0.5)
-    found = [first]
-    while len(found) <= _MORE:
-        row, column = found[-1]
-        smooth[np.hypot(rows - row, columns - column) < far] = 0
-        row, column = (int(index) for index in np.unravel_index(smooth.argmax(), smooth.shape))
-        if smooth[row, column] < max(least, 1e-6):
-            break
-        found.append((row, column))
-    return found[1:]
 
 
 def _pixel(place: tuple[int, int], grid: Sequence[int], gray: np.ndarray) -> tuple[float, float]:

@@ -169,9 +169,7 @@ def test_answers_are_hints_on_the_most_uncertain_place(colorizer, picture):
     for answer in answers:
         difference = np.asarray(answer.picture, int) - np.asarray(colorizer.colorize(picture, hints=answer.hints), int)
         assert np.abs(difference).max() <= 1
-    hint, *others = answers[0].hints
-    assert all(other.colour == hint.colour for other in others)
-    assert [(h.x, h.y) for h in answers[-1].hints] == [(h.x, h.y) for h in answers[0].hints]
+    (hint,) = answers[0].hints
     believed = colorizer.palette_at(picture, hint.x, hint.y)
     assert [(b.name, b.colour) for b in believed[: len(answers)]] == [(a.name, a.hints[0].colour) for a in answers]
     with pytest.raises(ValueError, match="count"):
