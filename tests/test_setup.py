@@ -236,7 +236,10 @@ def test_the_model_cards_scores_are_those_of_the_bundled_file(size, scores):
         assert score.colourfulness_ratio == pytest.approx(colour, abs=0.02)
 
 
-@pytest.mark.parametrize("colour", ["#c83c8c", "#8c3cc8", "#e6b41e"])
+BLUE = pytest.param("#3c64dc", marks=pytest.mark.xfail(strict=True, reason="blue reaches a part of the flower alone"))
+
+
+@pytest.mark.parametrize("colour", ["#c83c8c", "#8c3cc8", "#e6b41e", BLUE])
 def test_the_default_colorizer_gives_a_whole_flower_the_colour_of_one_hint(colour):
     """The sample's dahlia takes it, from petal to petal, and the leaves behind it keep theirs."""
     gray, hint = sample_photograph(), Hint(375, 170, colour)
