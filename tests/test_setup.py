@@ -53,7 +53,7 @@ FLOORS = [
     "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
     "evaluation.provenance",
     "app.guard app.picture app.visits app.page app.server",
-    "notebook.bootstrap notebook.profiles notebook.live notebook.colours notebook.widgets",
+    "notebook.bootstrap notebook.profiles notebook.live notebook.colours notebook.page notebook.widgets",
     "notebook.lesson notebook.race notebook.game",
     "cli.options cli.colorize cli.archive cli.serve cli.train cli.evaluate cli.compare cli.calibrate cli.release",
     "cli.cache",

@@ -70,6 +70,37 @@ def test_upload_compare_and_download(page: Page, lab, folder, tmp_path):
     np.testing.assert_array_equal(np.asarray(returned.convert("L")), np.asarray(photograph))
     assert chroma(returned) > 5
 
+    # A colour for the place in the ring, the dahlia's middle: it spreads over the flower, and the file has it.
+    ringed = cell.locator("img[alt*='with the colours that were given']")
+    expect(ringed).to_be_visible()
+    cell.locator(".widget-colorpicker input[type=text]").fill("#d03060")
+    before = ringed.get_attribute("src")
+    cell.get_by_role("button", name="Set colour").click()
+    expect(ringed).not_to_have_attribute("src", before, timeout=30 * SECONDS)
+    cell.get_by_role("button", name="Full size").click()
+    links = cell.get_by_role("link", name="Download dahlia-colorized.png")
+    expect(links).to_have_count(2, timeout=30 * SECONDS)
+    with page.expect_download() as download:
+        links.last.click()
+    download.value.save_as(tmp_path / "pink.png")
+    kept(page, "notebook-colours.png")
+    pink = Image.open(tmp_path / "pink.png")
+    np.testing.assert_array_equal(np.asarray(pink.convert("L")), np.asarray(photograph))
+    was, now = (np.median(middle(image), axis=(0, 1)) for image in (returned, pink))
+    assert now[0] - now[1] > 40 and now[2] - now[1] > 10, now  # red and some blue above green: pink
+    assert was[2] - was[1] < 0, was  # it was yellow or orange
+
+    # Answers: several, of which one is taken up; and the map of where it guesses.
+    cell.get_by_role("button", name="Answers").click()
+    answers = cell.locator("button", has_text=re.compile(r"^\d: .*%$"))
+    expect(answers.first).to_be_visible(timeout=30 * SECONDS)
+    kept(page, "notebook-answers.png")
+    answers.first.click()
+    expect(ringed).to_be_visible(timeout=30 * SECONDS)
+    cell.get_by_role("button", name="Where it guesses").click()
+    expect(cell.locator("img[alt*='where the model guesses']")).to_be_visible(timeout=30 * SECONDS)
+    kept(page, "notebook-guesses.png")
+
     # Chroma strength 0 leaves gray.
     handle = cell.locator(".widget-slider .noUi-handle").first
     handle.focus()
@@ -89,10 +120,22 @@ def test_upload_compare_and_download(page: Page, lab, folder, tmp_path):
     assert (tmp_path / "alone" / "colorized" / "dahlia-colorized.png").is_file()
 
 
+def middle(image: Image.Image) -> np.ndarray:
+    """The middle of a picture, a fifth of its height and width: (h, w, 3)."""
+    width, height = image.size
+    return np.asarray(image.crop((2 * width // 5, 2 * height // 5, 3 * width // 5, 3 * height // 5))).astype(int)
+
+
+def kept(page: Page, name: str) -> None:
+    """Keeps what the page looks like, where COLORIZE_SCREENSHOTS says."""
+    if "COLORIZE_SCREENSHOTS" in os.environ:
+        page.screenshot(path=Path(os.environ["COLORIZE_SCREENSHOTS"]) / name)
+
+
 def picture_of(page: Page, figure, path: Path) -> Image.Image:
     """The two pictures, one over the other, as they look; kept where COLORIZE_SCREENSHOTS says."""
     figure.locator("div").screenshot(path=path)
     if "COLORIZE_SCREENSHOTS" in os.environ:
         shutil.copy(path, os.environ["COLORIZE_SCREENSHOTS"])
-        page.screenshot(path=Path(os.environ["COLORIZE_SCREENSHOTS"]) / f"page-{path.name}")
+    kept(page, f"page-{path.name}")
     return Image.open(path).convert("RGB")
