@@ -153,6 +153,31 @@ def plot_pairs(gray: Tensor, generated: Tensor, original: Tensor) -> Figure:
     return plot_grid(rows, ("gray", "generated", "original"))
 
 
+def plot_calibration(believed: np.ndarray, occurred: np.ndarray, places: np.ndarray, names: Sequence[str]) -> Figure:
+    """Reliability diagrams: how often a colour was there, against how much it was believed.
+
+    Args:
+        believed: (names, bins), the mean probability within each bin; NaN where it is empty.
+        occurred: (names, bins), the share of its places that had the colour.
+        places: (names, bins), how many they are; the area of a dot is in proportion.
+        names: What each row is called.
+
+    Returns:
+        The figure, one diagram for each name; on the diagonal belief and occurrence agree.
+    """
+    columns = (len(names) + 1) // 2
+    figure = Figure(figsize=(2.6 * columns, 5.6), layout="constrained")
+    axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axis, name, x, y, count in zip(axes, names, believed, occurred, places, strict=False):
+        axis.plot([0, 1], [0, 1], color="0.6", linestyle=":")
+        axis.plot(x, y, color="0.3", linewidth=1)
+        axis.scatter(x, y, s=200 * count / max(places.max(), 1), color="tab:blue", zorder=2)
+        axis.set(title=f"{name} ({count.sum():,.0f})", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+    figure.supxlabel("believed")
+    figure.supylabel("was there")
+    return figure
+
+
 def _pixels(picture: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(picture, Tensor):
         picture = levels_of(picture)

@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--answers", type=at_least(2), metavar="N", help="what the best of N answers is worth")
     group.add_argument("--uncertainty", action="store_true", help="whether it is wrong where it says that it guesses")
+    group.add_argument(
+        "--calibration", type=Path, metavar="FIGURE", help="how often the colours were there that it believes likely"
+    )
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
     parser.add_argument(
         "--report",
@@ -84,11 +87,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     splits = load_splits(options.data, options.size, **how)
     require_unseen(records, splits, options.split)
     dataset = getattr(splits, options.split).sample(options.limit, options.seed)
-    if options.hints or options.answers or options.uncertainty:
+    if options.hints or options.answers or options.uncertainty or options.calibration:
         if len(models) > 1:
-            parser.error("--hints, --answers and --uncertainty are about one model; give one")
+            parser.error("--hints, --answers, --uncertainty and --calibration are about one model; give one")
         if options.realism or options.degraded:
-            parser.error("--realism and --degraded belong to the scores: leave out --hints, --answers, --uncertainty")
+            parser.error("--realism and --degraded belong to the scores: give them without what is instead of scores")
         return _evaluate_choices(colorizers[models[0]], dataset, options)
     predictors = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
     first, shown = colorizers[models[0]], {}
@@ -158,6 +161,16 @@ def _evaluate_choices(colorizer: "Colorizer", dataset: "PairDataset", options: a
         correlation = choices.uncertainty_correlation(colorizer, dataset, progress)
         found["uncertainty"] = [{"rank_correlation": correlation}]
         print(f"\nrank correlation of uncertainty and error within a picture: {correlation:.2f}")
+    if options.calibration:
+        from colorize_utils.naming import NAMES
+        from colorize_utils.plots import plot_calibration, save_figure
+
+        calibration = choices.calibration(colorizer, dataset, options.seed, progress)
+        found["calibration"] = [{"error": calibration.error}]
+        figure = plot_calibration(calibration.believed, calibration.occurred, calibration.places, NAMES)
+        print(f"\n{choices.format_calibration(calibration)}\n")
+        print(f"mean difference of belief and occurrence: {calibration.error:.3f}")
+        print(f"figure: {save_figure(figure, options.calibration)}")
     if options.json:
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")

@@ -13,10 +13,14 @@ from colorize_utils.colour import unit
 from colorize_utils.data import PairDataset, generator_for
 from colorize_utils.data.hints import drawn_places
 from colorize_utils.inference import Colorizer, Hint
-from colorize_utils.metrics import ciede2000_of_pixels, psnr_of
+from colorize_utils.metrics import ciede2000_of_pixels, lab, psnr_of
+from colorize_utils.naming import NAMES, colour_name
 
 PATCH = 6 / 256  # side of a true hint, as a share of the picture's
 VISIBLE = 5.0  # ΔE₀₀ from which a pixel differs between two answers
+PLACES = 16  # of each picture, at which belief is compared with what was there
+_REACH = 1  # pixels in each direction that are averaged for the colour that was there
+BINS = 10  # of believed probability
 PUBLISHED = {0: 0.0, 1: 0.94, 2: 1.77, 5: 2.96, 10: 3.99, 20: 4.91, 50: 5.99}
 """Gain in dB of so many hints, on 1,000 pictures of ImageNet at 256×256.
 
@@ -61,6 +65,29 @@ class AnswerScore:
     psnr: float
     best: float
     difference: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often a colour that was believed was there: by what people call it, and by how much it was believed.
+
+    Attributes:
+        believed: (NAMES, BINS), the mean of the probabilities within each bin; NaN where it holds none.
+        occurred: (NAMES, BINS), the share of these places that had a colour of that name; NaN likewise.
+        places: (NAMES, BINS), how many they are.
+        there: (NAMES,), the share of all places that had a colour of that name.
+    """
+
+    believed: np.ndarray
+    occurred: np.ndarray
+    places: np.ndarray
+    there: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The mean difference between belief and occurrence, over all that was believed."""
+        distances = np.abs(self.believed - self.occurred) * self.places
+        return float(np.nansum(distances) / self.places.sum())
 
 
 def score_hints(
@@ -183,6 +210,49 @@ def uncertainty_correlation(colorizer: Colorizer, dataset: PairDataset, progress
     return float(np.mean(found))
 
 
+def calibration(colorizer: Colorizer, dataset: PairDataset, seed: int = 0, progress: bool = False) -> Calibration:
+    """Compares what a colorizer believes at random places with the colours that were there.
+
+    Args:
+        colorizer: One whose network predicts a distribution.
+        dataset: The pictures.
+        seed: Of the places, `PLACES` of each picture.
+        progress: Shows a progress bar.
+
+    Returns:
+        The comparison, of what `Colorizer.palette_at` believes likely.
+
+    Raises:
+        ValueError: The network predicts no distribution.
+        CheckpointError: The network's output is NaN or out of all bounds.
+
+    Source:
+        Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2: reliability diagrams.
+    """
+    sums, hits, counts = (np.zeros((len(NAMES), BINS)) for _ in range(3))
+    there = np.zeros(len(NAMES))
+    for index, (real, gray) in enumerate(_pictures(dataset, progress)):
+        drawn = torch.rand(PLACES, 2, generator=generator_for(seed, 0, index)).numpy()
+        rows, columns = (drawn * gray.shape).astype(int).T.tolist()
+        palettes = colorizer.palettes_at(gray, list(zip(columns, rows, strict=True)))
+        for y, x, believed in zip(rows, columns, palettes, strict=True):
+            name = _name_of(real[:, max(0, y - _REACH) : y + _REACH + 1, max(0, x - _REACH) : x + _REACH + 1])
+            there[NAMES.index(name)] += 1
+            for belief in believed:
+                bin = NAMES.index(belief.name), min(int(BINS * belief.probability), BINS - 1)
+                sums[bin] += belief.probability
+                hits[bin] += belief.name == name
+                counts[bin] += 1
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, an empty bin
+        return Calibration(sums / counts, hits / counts, counts, there / there.sum())
+
+
+def _name_of(pixels: Tensor) -> str:
+    """What people call the mean colour of pixels (3, h, w)."""
+    _, a, b = lab(pixels.mean(dim=(1, 2))[None, :, None, None])[0, :, 0, 0].tolist()
+    return colour_name(a, b)
+
+
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     from scipy.stats import spearmanr
 
@@ -210,4 +280,18 @@ def format_hints(scores: Sequence[HintScore]) -> str:
         known = f"{PUBLISHED[score.hints]:.2f}" if score.hints in PUBLISHED else ""
         numbers = f"{score.psnr:.2f} | {score.gain:.2f} | {score.gain_elsewhere:.2f}"
         table.append(f"| {score.hints} | {numbers} | {known} |")
+    return "\n".join(table)
+
+
+def format_calibration(found: Calibration) -> str:
+    """The comparison as a Markdown table, a row for each colour's name."""
+    table = ["| colour | of all places | believed, the mean | was there | places |", "|---|---|---|---|---|"]
+    for name, share, believed, occurred, places in zip(
+        NAMES, found.there, found.believed, found.occurred, found.places, strict=True
+    ):
+        if total := places.sum():
+            means = (np.nansum(values * places) / total for values in (believed, occurred))
+            table.append(
+                f"| {name} | {share:.0%} | " + " | ".join(f"{mean:.0%}" for mean in means) + f" | {total:.0f} |"
+            )
     return "\n".join(table)

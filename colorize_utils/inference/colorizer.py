@@ -363,13 +363,36 @@ class Colorizer:
                 distribution.
             CheckpointError: The network's output is NaN or out of all bounds.
         """
+        return self.palettes_at(picture, [(x, y)], hints)[0]
+
+    def palettes_at(
+        self, picture: PictureLike, places: Sequence[tuple[float, float]], hints: Sequence[Hint] = ()
+    ) -> list[list[Belief]]:
+        """The same as `palette_at` for several places, of one look at the picture.
+
+        Args:
+            picture: As in `colorize`.
+            places: Column and row of each, in pixels of the upright picture.
+            hints: As in `colorize`.
+
+        Returns:
+            For each place what `palette_at` returns for it.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ValueError: As in `palette_at`.
+            CheckpointError: The network's output is NaN or out of all bounds.
+        """
         gray = to_gray(picture).gray
         height, width = gray.shape
-        if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(f"({x:g}, {y:g}) lies off the picture, which is {width} wide and {height} high")
+        for x, y in places:
+            if not (0 <= x < width and 0 <= y < height):
+                raise ValueError(f"({x:g}, {y:g}) lies off the picture, which is {width} wide and {height} high")
         probabilities = self._distribution(gray, hints)
-        row, column = int(y * probabilities.shape[1] / height), int(x * probabilities.shape[2] / width)
-        return _believed_at(probabilities, row, column, gray, x, y)
+        rows, columns = probabilities.shape[1:]
+        return [
+            _believed_at(probabilities, int(y * rows / height), int(x * columns / width), gray, x, y) for x, y in places
+        ]
 
     def uncertainty(self, picture: PictureLike, hints: Sequence[Hint] = ()) -> np.ndarray:
         """Where the network guesses: the width of its belief.

@@ -8,7 +8,8 @@ from PIL import Image
 from colorize_utils.cli import main
 from colorize_utils.data import load_splits
 from colorize_utils.evaluation import choices
-from colorize_utils.inference import Answer, Hint
+from colorize_utils.inference import Answer, Belief, Hint
+from colorize_utils.naming import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,33 @@ def test_the_best_answer_is_taken_for_each_picture(pictures):
     assert choices.score_answers(Painter(), pictures, 1).difference == 0
 
 
+def test_calibration_compares_belief_with_what_was_there(pictures):
+    """Of the two halves of each picture, one is red and one green; the painter believes in red by 0.7 everywhere."""
+    real = torch.zeros(3, 64, 64)
+    real[0, :, :32], real[1, :, 32:] = 0.8, 0.6
+    painter = Painter()
+    painter.palettes_at = lambda gray, places: [[Belief((200, 0, 0), "red", 0.7)] for _ in places]
+    pairs = [(real, np.zeros((64, 64), np.uint8))] * 50
+    found = choices.calibration(painter, Pairs(pairs))
+    red, green = NAMES.index("red"), NAMES.index("green")
+    assert found.places.sum() == found.places[red, 7] == 50 * choices.PLACES
+    assert found.believed[red, 7] == pytest.approx(0.7)
+    assert found.occurred[red, 7] == pytest.approx(0.5, abs=0.05) == found.there[red]
+    assert found.there[red] + found.there[green] == pytest.approx(1, abs=0.07)  # but for the border, where both are
+    assert found.error == pytest.approx(0.7 - found.occurred[red, 7])
+    assert f"| red | {found.there[red]:.0%} | 70% | {found.occurred[red, 7]:.0%} | 800 |" in choices.format_calibration(
+        found
+    )
+
+
+class Pairs(list):
+    """Pictures, as a `PairDataset` gives them: a colour batch and a gray one for a list of indices."""
+
+    def __getitem__(self, indices):
+        ((real, gray),) = [super(Pairs, self).__getitem__(index) for index in indices]
+        return real[None], torch.from_numpy(gray)[None, None] / 255
+
+
 def test_uncertainty_is_right_where_the_error_is(pictures):
     painter = Painter()
     truth = {pictures[[i]][1].numpy().tobytes(): pictures[[i]][0][0] for i in range(len(pictures))}
@@ -82,13 +110,15 @@ def test_uncertainty_is_right_where_the_error_is(pictures):
     assert choices.uncertainty_correlation(painter, pictures) == 0
 
 
-def test_the_command_writes_all_three(tmp_path, capsys, monkeypatch):
+def test_the_command_writes_all_four(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["evaluate", "--data", "generated", "--count", "40", "--limit", "2", "--size", "64", "--quiet"]
-    assert main([*arguments, "--hints", "0,1", "--answers", "2", "--uncertainty", "--json", "found.json"]) == 0
+    asked = ["--hints", "0,1", "--answers", "2", "--uncertainty", "--calibration", "believed.png"]
+    assert main([*arguments, *asked, "--json", "found.json"]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["hints"] for row in found["hints"]] == [0, 1]
     assert found["answers"][0]["best"] > 0 and -1 <= found["uncertainty"][0]["rank_correlation"] <= 1
+    assert 0 <= found["calibration"][0]["error"] <= 1 and Image.open("believed.png").width > 500
     printed = capsys.readouterr().out
     assert f"{found['hints'][1]['psnr']:.2f}" in printed and f"{found['answers'][0]['best']:.2f}" in printed
     with pytest.raises(SystemExit):
