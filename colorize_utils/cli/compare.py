@@ -18,6 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="which (default: gan-l1 gan-mse wgan)")
     add_data_options(parser)
     parser.add_argument("--seeds", type=at_least(1), default=3, help="runs of each, from --seed on (default: 3)")
+    parser.add_argument(
+        "--switches",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also train each recipe with one thing changed: no-adversary, no-sigmoid, keep-luminance or bounded",
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/compare"), help="(default: runs/compare)")
     for name, value in SCALE.items():
         text = f"{RECIPE_HELP[name]} (default: {value:g})"
@@ -32,21 +39,27 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"no recipe {unknown[0]!r}; there are {', '.join(sorted(RECIPES))}")
 
     from colorize_utils.data import load_splits, make_loader
-    from colorize_utils.evaluation.comparison import Run, alike, compare, format_comparison, require_run_of
+    from colorize_utils.evaluation.comparison import SWITCHES, Run, alike, compare, format_comparison, require_run_of
     from colorize_utils.evaluation.realism import LEAST
     from colorize_utils.metrics import gray_baseline, mean_chroma_baseline
     from colorize_utils.training import Interrupted, train
 
+    if unknown := [name for name in options.switches if name not in SWITCHES]:
+        parser.error(f"no switch {unknown[0]!r}; there are {', '.join(SWITCHES)}")
     try:
-        recipes = [alike(RECIPES[name], **{field: getattr(options, field) for field in SCALE}) for name in chosen]
+        recipes = {}
+        for name in chosen:
+            recipes[name] = alike(RECIPES[name], **{field: getattr(options, field) for field in SCALE})
+            for switch in options.switches:
+                recipes[f"{name}-{switch}"] = recipes[name].with_options(**SWITCHES[switch])
     except ValueError as error:
         parser.error(str(error))
     progress = not options.quiet
     splits = load_splits(options.data, options.size, count=options.count, progress=progress)
     runs: dict[str, list[Run]] = {}
     for seed in range(options.seed, options.seed + options.seeds):
-        for recipe in recipes:
-            folder = options.output / f"{recipe.name}-{seed}"
+        for name, recipe in recipes.items():
+            folder = options.output / f"{name}-{seed}"
             require_run_of(recipe, folder)
             try:
                 history = train(
@@ -63,7 +76,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 raise Interrupted(stop.kept, "give the same command again") from None
             run = Run(folder, sum(history["seconds"]))
             print(f"{folder}: validation PSNR {max(history['psnr']):.2f} dB, {run.seconds:.0f} s", flush=True)
-            runs.setdefault(recipe.name, []).append(run)
+            runs.setdefault(name, []).append(run)
     test = splits.test.sample(options.limit)
     baselines = {"gray": gray_baseline, "gray + mean chroma": mean_chroma_baseline(make_loader(splits.train, 64))}
     lines = compare(runs, baselines, make_loader(test, 64), options.device, progress)

@@ -20,6 +20,14 @@ from colorize_utils.inference import Colorizer
 from colorize_utils.metrics import Predictor, scoreboard
 from colorize_utils.recipes import Recipe
 
+SWITCHES: dict[str, dict[str, Any]] = {
+    "no-adversary": {"lambda_adv": 0.0},
+    "no-sigmoid": {"discriminator_sigmoid": False},
+    "keep-luminance": {"keep_luminance": True},
+    "bounded": {"bounded": True},
+}
+"""What can be changed of a recipe, each alone: flaws of the submission mended, and its adversary left out."""
+
 
 def alike(recipe: Recipe, **scale: Any) -> Recipe:
     """A recipe at the scale of a comparison.

@@ -622,6 +622,27 @@ def test_compare_trains_alike_and_scores_with_the_spread(capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_compare_changes_one_thing_at_a_time(capsys, monkeypatch):
+    scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
+    switches = ["no-adversary", "no-sigmoid", "keep-luminance", "bounded"]
+    given = ["compare", "gan-l1", *scale, "--seeds", "1", "--limit", "3", "--device", "cpu", "--switches"]
+    assert run(*given, *switches) == 0
+    out = capsys.readouterr().out
+    plain = load_generator("runs/compare/gan-l1-0/best.safetensors").metadata["recipe"]
+    fields = ["lambda_adv", "discriminator_sigmoid", "keep_luminance", "bounded"]
+    for switch, field in zip(switches, fields, strict=True):
+        changed = load_generator(f"runs/compare/gan-l1-{switch}-0/best.safetensors").metadata["recipe"]
+        assert [name for name in plain if changed[name] != plain[name]] == [field]
+        assert f"| gan-l1-{switch}, luminance kept |" in out
+    with pytest.raises(SystemExit):
+        run(*given, "no-such")
+    assert "no switch 'no-such'; there are no-adversary, " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("compare", "wgan", *scale, "--switches", "no-sigmoid")
+    assert "would have no effect" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_the_advice_after_an_interrupted_compare_can_be_followed(monkeypatch, capsys):
     scale = ["--data", "generated", "--count", "40", "--size", "32", "--width", "0.0625", "--epochs", "1", "--quiet"]
     command = ["compare", "gan-l1", *scale, "--seeds", "1", "--limit", "3", "--device", "cpu"]
