@@ -47,7 +47,7 @@ FLOORS = [
     "models losses devices metrics multiscale ranks",
     "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.hints",
     "data.pairs",
-    "checkpoints.state checkpoints.hub plots",
+    "checkpoints.state checkpoints.huggingface checkpoints.hub plots",
     "training inference.hints inference.engine inference.quantization inference.precision inference.familiarity",
     "inference.colorizer inference.batch inference.archive",
     "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
