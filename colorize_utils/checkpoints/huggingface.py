@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -166,25 +167,40 @@ def download(text: str, cache: Path | None = None, progress: bool = True) -> Dow
     return found
 
 
-def _api() -> "HfApi":
-    """The library's client, which sends no statistics unless somebody chose so.
+def library(purpose: str) -> ModuleType:
+    """Imports `huggingface_hub`, which then sends no statistics unless somebody chose so.
 
-    By default the library tells the server which version of PyTorch there is and which program runs it, and its part
-    for large files how each download went. The environment variable stays set, since that part reads it when it starts;
-    a value that is there already, even one that allows statistics, is left. `HF_ENDPOINT` is read at each call, as the
-    library itself reads it only once, when it is imported.
+    By default it tells the server which version of PyTorch there is and which program runs it, and its part for large
+    files how each download went. The environment variable stays set, since that part reads it when it starts; a value
+    that is there already, even one that allows statistics, is left.
+
+    Args:
+        purpose: What needs it, for the message where it is missing.
+
+    Returns:
+        The module.
+
+    Raises:
+        CheckpointError: It is not installed.
     """
     chosen = os.environ.setdefault(TELEMETRY, "1")
     try:
-        from huggingface_hub import HfApi, constants
+        import huggingface_hub
+        from huggingface_hub import constants
     except ImportError as error:
         raise CheckpointError(
-            f'{SCHEME} addresses need the package huggingface_hub ({error}): pip install "huggingface_hub>=1.16", or '
+            f'{purpose} needs the package huggingface_hub ({error}): pip install "huggingface_hub>=1.16", or '
             '".[hub]" here'
         ) from error
     if chosen.upper() in constants.ENV_VARS_TRUE_VALUES:
         constants.HF_HUB_DISABLE_TELEMETRY = True  # another package, such as Gradio, may have imported it before
-    return HfApi(os.environ.get("HF_ENDPOINT"), library_name="colorize_utils", library_version=__version__)
+    return huggingface_hub
+
+
+def _api() -> "HfApi":
+    """The library's client. It reads `HF_ENDPOINT` once, when it is imported; here it counts at each call."""
+    endpoint = os.environ.get("HF_ENDPOINT")
+    return library(f"an {SCHEME} address").HfApi(endpoint, library_name="colorize_utils", library_version=__version__)
 
 
 @contextmanager
