@@ -169,7 +169,7 @@ torch.manual_seed(5)
 before = torch.get_rng_state(), random.getstate()
 import colorize_utils.cli, colorize_utils.inference, colorize_utils.plots, colorize_utils.training
 assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
-print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.modules)))
+print(sorted({"gdown", "huggingface_hub", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr

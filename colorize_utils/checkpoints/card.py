@@ -31,6 +31,7 @@ CARD = BUNDLED / "README.md"
 REQUIRED = ("license", "library_name", "pipeline_tag", "datasets", "evaluated_on")
 _COMMENT = re.compile(r"<!-- front matter\n(.*?)\n-->\n*", re.DOTALL)
 _TABLE = re.compile(r"^\| at (\d+)×\1 \|(.+)\|\n\|[-|]+\|\n((?:\|.+\|\n?)+)", re.MULTILINE)
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _PLACE = "colorize_utils/weights"  # of the bundled card in the repository
 
@@ -90,32 +91,18 @@ def card_text(checkpoint: Path, card: Path | None = None) -> str:
     text = path.read_text(encoding="utf-8")
     if loaded.sha256 not in text:
         raise CheckpointError(f"{path} is not about {checkpoint.name}: it does not state its SHA-256, {loaded.sha256}")
-    found = _COMMENT.search(text)
-    if found is None:
-        raise CheckpointError(f"{path} has no comment that begins with `<!-- front matter`, as {CARD} has")
     address = _address()
     body = _led_elsewhere(_COMMENT.sub("", text), address, None if card else _PLACE)
     title, _, rest = body.partition("\n")
     code = f"[colorize_utils]({address})" if address else "colorize_utils"
     use = f"To use it: `python -m colorize_utils photo.jpg --model hf://OWNER/NAME`, with this page's name, of {code}."
-    try:
-        made = library.ModelCard(f"---\n{found.group(1)}\n---\n\n{title}\n\n{use}\n{rest}")
-    except Exception as error:  # of YAML's own types, or a ValueError
-        raise CheckpointError(
-            f"the front matter of {path} is damaged ({' '.join(str(error).split())[:200]})"
-        ) from error
-    if missing := [key for key in REQUIRED if not made.data.get(key)]:
-        raise CheckpointError(f"the front matter of {path} lacks {', '.join(missing)}")
-    scores = _scores(text, name)
-    if not scores:
-        raise CheckpointError(f"{path} has no table of scores (`| at 256×256 | PSNR dB | …`) with a row of {name}")
+    made = library.ModelCard(f"---\n{_front_matter(path, text)}\n---\n\n{title}\n\n{use}\n{rest}")
     dataset = {f"dataset_{key}": value for key, value in made.data.pop("evaluated_on").items()}
+    task = {"task_type": made.data.pipeline_tag, "task_name": "Colorization"}
+    scores = _scores(path, text, name)
     made.data.metrics = list(dict.fromkeys(score["metric_type"] for score in scores))
     made.data.model_name = name
-    made.data.eval_results = [
-        library.EvalResult(task_type=made.data.pipeline_tag, task_name="Colorization", **dataset, **score)
-        for score in scores
-    ]
+    made.data.eval_results = [library.EvalResult(**task, **dataset, **score) for score in scores]
     made.data["checkpoint"] = {
         "file": checkpoint.name,
         "sha256": loaded.sha256,
@@ -126,7 +113,24 @@ def card_text(checkpoint: Path, card: Path | None = None) -> str:
     return str(made)
 
 
-def _scores(card: str, name: str) -> list[dict[str, Any]]:
+def _front_matter(path: Path, card: str) -> str:
+    """The YAML in a card's comment, which holds all that it has to."""
+    library = huggingface.library("a card for the Hugging Face Hub")
+    if (found := _COMMENT.search(card)) is None:
+        raise CheckpointError(f"{path} has no comment that begins with `<!-- front matter`, as {CARD} has")
+    try:
+        data = library.ModelCard(f"---\n{found.group(1)}\n---\n").data
+    except Exception as error:  # of YAML's own types, or a ValueError
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the front matter of {path} is damaged ({reason})") from error
+    if missing := [key for key in REQUIRED if not data.get(key)]:
+        raise CheckpointError(f"the front matter of {path} lacks {', '.join(missing)}")
+    if not (isinstance(data.evaluated_on, dict) and data.evaluated_on.keys() == {"type", "name", "split"}):
+        raise CheckpointError(f"evaluated_on, in the front matter of {path}, has to have type, name and split")
+    return found.group(1)
+
+
+def _scores(path: Path, card: str, name: str) -> list[dict[str, Any]]:
     """Every number in the rows of a checkpoint, as a part of the Hub's `EvalResult`."""
     scores = []
     for size, heading, rows in _TABLE.findall(card):
@@ -135,6 +139,8 @@ def _scores(card: str, name: str) -> list[dict[str, Any]]:
             first, *values = _cells(row)
             subject, _, style = first.partition(", ")
             if subject == name:
+                if len(values) != len(metrics) or not all(map(_NUMBER.fullmatch, values)):
+                    raise CheckpointError(f"{path}: a column of {row!r} has no number")
                 scores += [
                     {
                         "dataset_config": f"{size}x{size}",
@@ -144,6 +150,8 @@ def _scores(card: str, name: str) -> list[dict[str, Any]]:
                     }
                     for metric, value in zip(metrics, values, strict=True)
                 ]
+    if not scores:
+        raise CheckpointError(f"{path} has no table of scores (`| at 256×256 | PSNR dB | …`) with a row of {name}")
     return scores
 
 

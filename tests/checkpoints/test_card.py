@@ -169,6 +169,10 @@ def test_a_folder_with_other_files_is_refused(published):
         ("license: cc0-1.0", "license: [", "the front matter of .* is damaged"),
         ("license: cc0-1.0\n", "", "lacks license$"),
         ("{type: drawn, name: Drawn flowers, split: test}", "", "lacks evaluated_on$"),
+        (", split: test", "", "has to have type, name and split$"),
+        ("{type: drawn.*", "drawn", "has to have type, name and split$"),
+        ("19.25", "19,25", r"a column of '\| tiny \| 19,25 \| 0.50 \|' has no number"),
+        (r" 0.50 \|", "", "has no number"),
         (r"\| tiny \|", "| huge |", "has no table of scores .* with a row of tiny"),
     ],
 )

@@ -134,6 +134,7 @@ def test_without_network_the_copy_in_the_cache_is_used(hub, petals, monkeypatch)
     assert fetch("hf://someone/petals") == path
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     assert fetch("hf://someone/petals/petals.safetensors") == path
+    assert fetch(f"hf://someone/petals@{hub.repositories['someone/petals'][1]}") == path
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch("hf://someone/petals") == path
     for address in ("hf://someone/petals/other.safetensors", "hf://someone/leaves", "hf://someone/petals@v1"):
