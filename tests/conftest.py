@@ -1,7 +1,12 @@
 """What every test gets: its own cache, no data set of the machine's, and no network but the loopback."""
 
+import hashlib
+import json
 import os
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,3 +72,88 @@ def gray_image():
     levels = rng.integers(0, 256, (29, 37), dtype=np.uint8)
     levels.flat[:256] = np.arange(256)
     return Image.fromarray(levels)
+
+
+class Hub(ThreadingHTTPServer):
+    """A small Hugging Face Hub: what its library asks for when it reads, from the folders in `repositories`.
+
+    `refusals` answers an address's path with a status and an error code, `shorten` hands over so many bytes of a file
+    less than it announced. What was asked lies in `requests`: (method, path, headers).
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.repositories, self.requests, self.refusals, self.shorten = {}, [], {}, 0
+        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, name, folder, commit="main"):
+        """Makes a folder's files the repository's `main`, under a commit that is a hash of `commit`."""
+        self.repositories[name] = Path(folder), hashlib.sha1(commit.encode()).hexdigest()
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        self.server.requests.append((self.command, path, dict(self.headers)))
+        parts = path.strip("/").split("/")
+        listing = parts[:2] == ["api", "models"]
+        owner, name, *rest = parts[2:] if listing else parts
+        refusal = self.server.refusals.get(path) or self.server.refusals.get(f"{owner}/{name}")
+        if refusal or f"{owner}/{name}" not in self.server.repositories:
+            status, code = refusal or (401, "RepoNotFound")
+            self.answer(b"", {"X-Error-Code": code}, status)
+            return
+        folder, commit = self.server.repositories[f"{owner}/{name}"]
+        if rest and rest[1] not in ("main", commit):
+            self.answer(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
+        elif listing:
+            files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+            siblings = [described(file, file.relative_to(folder).as_posix()) for file in files]
+            content = {"id": f"{owner}/{name}", "sha": commit, "siblings": siblings}
+            self.answer(json.dumps(content).encode(), {"Content-Type": "application/json"})
+        else:
+            content = (folder / "/".join(rest[2:])).read_bytes()
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
+            headers |= {"X-Linked-Size": str(len(content))}
+            self.answer(content[: len(content) - self.server.shorten], headers)
+
+    def answer(self, content, headers, status=200):
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def described(file, name):
+    """A file in the Hub's listing; checkpoints lie in its large file storage, which states their SHA-256."""
+    content = file.read_bytes()
+    large = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 132}
+    shown = {"rfilename": name, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
+    return shown | ({"lfs": large} if name.endswith((".safetensors", ".onnx")) else {})
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on this machine, which hf:// addresses lead to, and an empty cache of its library's."""
+    from huggingface_hub import constants
+
+    hub = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "")  # so that it is as it was after the test
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()  # seconds until it ends
+    yield hub
+    hub.shutdown()
+    hub.server_close()

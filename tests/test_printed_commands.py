@@ -37,6 +37,7 @@ RUN = {
     "evaluate": "--size 32 --count 20 --device cpu --quiet",
     "calibrate": "--count 20 --quiet",
     "release": "",
+    "card": "",
     "colorize": "--device cpu --quiet",
     "cache": "",
 }
@@ -50,6 +51,7 @@ NOT_RUN = {
     "python -m colorize_utils serve": "runs until it is interrupted; tests/app and tests/browser start it",
     "make": "a target of the Makefile: environments, networks, hours; the test below looks for it there",
     "pip install": "needs a package index",
+    "hf upload": "needs an account at the Hugging Face Hub; the next command reads the folder from one on this machine",
     "conda env create": "needs a package index",
     "python -m venv": "an environment, for pip to fill",
     "export ": "a shell's own",
@@ -82,10 +84,14 @@ def drawn(folder: Path, seed: int) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working folder with what the commands name: placeholders are folders and files of that name."""
+def here(tmp_path, monkeypatch, hub):
+    """A working folder with what the commands name: placeholders are folders and files of that name.
+
+    On the Hub, which is this machine, OWNER/NAME is what `hf upload OWNER/NAME dist/hub` would have made of it.
+    """
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    hub.add("OWNER/NAME", Path("dist/hub").absolute())
     monkeypatch.setenv("COLORIZE_DATA", str(drawn(Path("FLOWERS_ROOT"), 0)))
     for seed, name in enumerate(("FLOWER_PHOTOS", "OTHER_THINGS", "THINGS"), start=1):
         drawn(Path(name), seed)
@@ -145,6 +151,12 @@ def test_what_is_not_run_is_there_at_least(document):
             )  # some share options
             for option in (word for word in words[2:] if word.startswith("--")):
                 assert f'"{option}"' in sources or f"{option[2:]}=" in sources, command  # measure.options(data=…)
+        elif words[0] == "hf":
+            assert words[1:] == ["upload", "OWNER/NAME", "dist/hub"], command  # what the fixture makes of it
+            help_of_it = [sys.executable, "-m", "huggingface_hub.cli.hf", "upload", "--help"]
+            quiet = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+            told = subprocess.run(help_of_it, env=quiet, capture_output=True, text=True).stdout
+            assert "Upload a file or a folder to the Hub" in told
 
 
 @pytest.mark.parametrize(

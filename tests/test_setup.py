@@ -47,7 +47,7 @@ FLOORS = [
     "models losses devices metrics multiscale ranks",
     "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.hints",
     "data.pairs",
-    "checkpoints.state checkpoints.hub plots",
+    "checkpoints.state checkpoints.huggingface checkpoints.hub checkpoints.card plots",
     "training inference.hints inference.engine inference.quantization inference.precision inference.familiarity",
     "inference.colorizer inference.batch inference.archive",
     "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
@@ -56,7 +56,7 @@ FLOORS = [
     "notebook.bootstrap notebook.profiles notebook.live notebook.colours notebook.page notebook.widgets",
     "notebook.lesson notebook.race notebook.game",
     "cli.options cli.colorize cli.archive cli.serve cli.train cli.evaluate cli.compare cli.calibrate cli.release",
-    "cli.cache",
+    "cli.card cli.cache",
     "__main__",
 ]
 
@@ -169,7 +169,7 @@ torch.manual_seed(5)
 before = torch.get_rng_state(), random.getstate()
 import colorize_utils.cli, colorize_utils.inference, colorize_utils.plots, colorize_utils.training
 assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
-print(sorted({"gdown", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.modules)))
+print(sorted({"gdown", "huggingface_hub", "ipywidgets", "matplotlib.pyplot", "sklearn"} & set(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr

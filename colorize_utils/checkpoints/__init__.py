@@ -1,4 +1,4 @@
-"""Weights: where they come from (hub.py), and how they are read, recognised and written (state.py)."""
+"""Weights: where they come from (hub.py, huggingface.py), and how they are read, recognised and written (state.py)."""
 
 from colorize_utils.checkpoints.hub import (
     BUNDLED,

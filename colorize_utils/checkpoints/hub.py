@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from colorize_utils import __version__
+from colorize_utils.checkpoints import huggingface
 from colorize_utils.checkpoints.state import LoadedGenerator, file_kind, load_file, read_weights, save
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write, cache_folder
@@ -95,9 +96,9 @@ def fetch(name_or_path: str | os.PathLike[str], cache: Path | None = None, progr
     deleted, and the next source is tried.
 
     Args:
-        name_or_path: A name in the registry; a link (https://…), also to a file shared on Google Drive; or the path of
-            a file, which is returned as it is.
-        cache: The folder for downloads, by default `cache_folder()/checkpoints`.
+        name_or_path: A name in the registry; a link (https://…), also to a file shared on Google Drive; a repository of
+            the Hugging Face Hub (hf://OWNER/NAME, huggingface.py); or the path of a file, which is returned as it is.
+        cache: The folder for downloads, by default `cache_folder()/checkpoints`, and for the Hub its library's own.
         progress: Whether a download shows a progress bar.
 
     Returns:
@@ -107,6 +108,8 @@ def fetch(name_or_path: str | os.PathLike[str], cache: Path | None = None, progr
         CheckpointError: There is no such file or name, or every source failed; the message gives the reason of each,
             and what to do about it.
     """
+    if os.fspath(name_or_path).startswith(huggingface.SCHEME):
+        return _from_hugging_face(os.fspath(name_or_path), cache, progress)
     entry = REGISTRY.get(os.fspath(name_or_path)) or _linked(os.fspath(name_or_path))
     if entry is None:
         path = Path(name_or_path).expanduser()
@@ -137,6 +140,13 @@ def fetch(name_or_path: str | os.PathLike[str], cache: Path | None = None, progr
         + ". Get the file on another machine or in a browser, and pass its path (on Colab, upload it to your Drive and "
         "pass /content/drive/MyDrive/FILE) as model_path"
     )
+
+
+def _from_hugging_face(address: str, cache: Path | None, progress: bool) -> Path:
+    found = huggingface.download(address, cache, progress)
+    entry = RegistryEntry(address, (address,), "unknown", 1.0, 256, "unknown", address, found.length, found.sha256)
+    verify(found.path, entry, name=f"{found.path.name} of {address}")
+    return found.path
 
 
 def _linked(link: str) -> RegistryEntry | None:
@@ -277,7 +287,7 @@ def load_generator(
     size: int | None = None,
     progress: bool = True,
 ) -> LoadedGenerator:
-    """The generator of a checkpoint by its name in the registry, a link, or a file's path.
+    """The generator of a checkpoint by its name in the registry, a link, hf://OWNER/NAME, or a file's path.
 
     Args:
         name_or_path: As for `fetch`.

@@ -9,6 +9,7 @@
     python -m colorize_utils compare …
     python -m colorize_utils calibrate CHECKPOINT --unknown FOLDER
     python -m colorize_utils release NAME CHECKPOINT
+    python -m colorize_utils card -o FOLDER       → the bundled checkpoint and its card, for the Hugging Face Hub
     python -m colorize_utils cache --clear
 
 Each command is a module of this package with `DESCRIPTION`, `add_arguments` and `run`. Results go to standard output,
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Sequence
 
 from colorize_utils import __version__
-from colorize_utils.cli import archive, cache, calibrate, colorize, compare, evaluate, release, serve, train
+from colorize_utils.cli import archive, cache, calibrate, card, colorize, compare, evaluate, release, serve, train
 from colorize_utils.errors import ColorizeError
 
 PROGRAM = "python -m colorize_utils"
@@ -35,6 +36,7 @@ COMMANDS = {
     "compare": compare,
     "calibrate": calibrate,
     "release": release,
+    "card": card,
     "cache": cache,
 }
 DEFAULT = "colorize"

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=at_least(1), help="networks at once (default: as many as there are GPUs, or else cores)"
     )
     parser.add_argument("--retry-failed", action="store_true", help="try pictures again that failed before")
-    parser.add_argument("--model", help="a checkpoint's name (--list-models) or file (default: the bundled one)")
+    parser.add_argument(
+        "--model", help="a checkpoint's name (--list-models), file or hf://OWNER/NAME (default: the bundled one)"
+    )
     parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")
     parser.add_argument("--style", choices=("safe", "vivid"), help="as in colorize")
     parser.add_argument("--skip-colour", action="store_true", help="leave photographs that have colours of their own")

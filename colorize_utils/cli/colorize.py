@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file to write, or the folder where a folder or several pictures were given; its suffix is the format "
         "(default: NAME-colorized beside the original, in the original's format)",
     )
-    parser.add_argument("--model", help="a checkpoint's name (--list-models) or file (default: the bundled one)")
+    parser.add_argument(
+        "--model", help="a checkpoint's name (--list-models), file or hf://OWNER/NAME (default: the bundled one)"
+    )
     parser.add_argument("--list-models", action="store_true", help="list the checkpoints that have a name, and stop")
     parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with scikit-learn")
     parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")

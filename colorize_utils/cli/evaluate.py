@@ -17,7 +17,9 @@ DESCRIPTION = "Score checkpoints, used as people use them, and the baselines on 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `evaluate` to its parser."""
-    parser.add_argument("models", nargs="*", help="checkpoints, by name or file (default: the bundled one)")
+    parser.add_argument(
+        "models", nargs="*", help="checkpoints, by name, file or hf://OWNER/NAME (default: the bundled one)"
+    )
     add_data_options(parser)
     parser.add_argument("--split", default="test", choices=("val", "test"), help="which pictures (default: test)")
     parser.add_argument("--size", type=at_least(11), default=64, help="pictures are scored at size×size (default: 64)")

@@ -13,7 +13,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `serve` to its parser."""
-    parser.add_argument("--model", help="a checkpoint's name or file (default: the bundled one)")
+    parser.add_argument("--model", help="a checkpoint's name, file or hf://OWNER/NAME (default: the bundled one)")
     parser.add_argument("--port", type=int, help="where it listens (default: the first free one from 7860 on)")
     parser.add_argument(
         "--lan",

@@ -163,8 +163,8 @@ class Colorizer:
         """Makes a colorizer from a checkpoint; architecture and width are recognised from its file.
 
         Args:
-            name_or_path: A name of the registry (checkpoints/hub.py), a link or a file; by default the bundled
-                checkpoint.
+            name_or_path: A name of the registry (checkpoints/hub.py), a link, a repository of the Hugging Face Hub
+                (hf://OWNER/NAME) or a file; by default the bundled checkpoint.
             device: Where it computes; by default the fastest device there is, for int8 the CPU.
             progress: Shows the progress of a download.
             **how: Goes to `Colorizer`: `precision`.

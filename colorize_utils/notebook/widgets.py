@@ -53,7 +53,7 @@ def choose_colorizer(model_path: str = "", device: str | None = None) -> Coloriz
     Prints which model it is, and why those before it could not be loaded.
 
     Args:
-        model_path: A file, a link or a name of the registry; "" for the registry's first.
+        model_path: A file, a link, hf://OWNER/NAME or a name of the registry; "" for the registry's first.
         device: Where it computes; by default the fastest device there is.
 
     Returns:
