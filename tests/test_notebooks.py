@@ -388,12 +388,18 @@ def test_an_address_that_colab_cannot_open_is_refused(address, house, command):
 
 def test_a_release_runs_a_notebook_where_it_lies_and_keeps_its_outputs(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "HERE", tmp_path)
-    sources = ["import sys, os\nprint(os.listdir())", "print('kept')\nprint('gone', file=sys.stderr)"]
+    sources = [
+        "import sys, os, time\nprint(os.listdir())\ntime.sleep(0.2)",
+        "print('kept')\nprint('gone', file=sys.stderr)",
+    ]
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells.insert(1, nbformat.v4.new_markdown_cell("## 2. The race\n\nNow it begins."))
     path = tmp_path / "a.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    build.run(path)
-    first, second = nbformat.read(path, as_version=4).cells
+    seconds = build.run(path)
+    first, _, second = nbformat.read(path, as_version=4).cells
+    assert [*seconds] == ["", "2. The race"] and seconds[""] > 0.2 > seconds["2. The race"] > 0
+    assert "execution" not in first.metadata
     assert first.outputs[0].text == "['a.ipynb']\n"
     assert [output.text for output in second.outputs] == ["kept\n"]
     assert (first.execution_count, second.execution_count) == (1, 2)

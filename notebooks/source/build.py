@@ -1,7 +1,8 @@
 """Builds the notebooks from their one source, the Markdown files beside this one.
 
     python notebooks/source/build.py build [NAME …]   writes the notebooks; cells that did not change keep their outputs
-    python notebooks/source/build.py run [NAME …]     the same, then runs them for real and keeps what they show
+    python notebooks/source/build.py run [NAME …]     the same, then runs them for real, keeps what they show, and
+                                                      prints the minutes of each section
     python notebooks/source/build.py clean [NAME …]   only takes out what does not belong into the repository
     python notebooks/source/build.py address [URL]    writes the repository's address, by default that of `git remote`,
                                                       into pyproject.toml, README and notebooks
@@ -27,6 +28,7 @@ import tempfile
 import textwrap
 import tomllib
 from collections.abc import Collection
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -118,14 +120,32 @@ def _is_passing(output: NotebookNode) -> bool:
     return output.get("name") == "stderr" or WIDGET in output.get("data", {})
 
 
-def run(path: Path) -> None:
-    """Runs a notebook in its folder and writes it back, cleaned. Raises CellExecutionError where a cell fails."""
+def run(path: Path) -> dict[str, float]:
+    """Runs a notebook in its folder and writes it back, cleaned. Raises CellExecutionError where a cell fails.
+
+    Returns the seconds that the cells of each section took, by its heading.
+    """
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=None, store_widget_state=False, resources={"metadata": {"path": HERE}})
     client.execute()
+    seconds = seconds_of(notebook)
     nbformat.write(clean(notebook), path)
+    return seconds
+
+
+def seconds_of(notebook: NotebookNode) -> dict[str, float]:
+    """How long the cells of each section of a notebook took that has just been run."""
+    seconds: dict[str, float] = {}
+    heading = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = next((line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("## ")), heading)
+        elif times := cell.metadata.get("execution"):
+            begin, end = (datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
+            seconds[heading] = seconds.get(heading, 0.0) + (end - begin).total_seconds()
+    return seconds
 
 
 # ---------------------------------------------------------------- the repository's address
@@ -249,7 +269,8 @@ def main() -> None:
         if options.what in ("build", "run"):
             write(name, options.keep_outputs)
         if options.what == "run":
-            run(path)
+            for heading, seconds in run(path).items():
+                print(f"{name}, {heading}: {seconds / 60:.1f} minutes")
         if options.what == "clean":
             nbformat.write(clean(nbformat.read(path, as_version=4)), path)
     if options.what == "colab":
