@@ -27,6 +27,7 @@ CURVE_TITLES = {
     "mae": ("Validation MAE", "MAE"),
     "ssim": ("Validation SSIM", "SSIM"),
 }
+LEAST_PLACES = 20  # of a dot in a reliability diagram: fewer say nothing
 MAX_SNAPSHOTS = 8  # pictures of a run under way that `plot_progress` draws
 
 
@@ -159,7 +160,8 @@ def plot_calibration(believed: np.ndarray, occurred: np.ndarray, places: np.ndar
     Args:
         believed: (names, bins), the mean probability within each bin; NaN where it is empty.
         occurred: (names, bins), the share of its places that had the colour.
-        places: (names, bins), how many they are; the area of a dot is in proportion.
+        places: (names, bins), how many they are; the area of a dot is in proportion, and bins of fewer than
+            `LEAST_PLACES` are left out.
         names: What each row is called.
 
     Returns:
@@ -168,11 +170,12 @@ def plot_calibration(believed: np.ndarray, occurred: np.ndarray, places: np.ndar
     columns = (len(names) + 1) // 2
     figure = Figure(figsize=(2.6 * columns, 5.6), layout="constrained")
     axes = figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axis, name, x, y, count in zip(axes, names, believed, occurred, places, strict=False):
+    for axis, name, *values in zip(axes, names, believed, occurred, places, strict=False):
+        x, y, count = np.stack(values)[:, values[2] >= LEAST_PLACES]
         axis.plot([0, 1], [0, 1], color="0.6", linestyle=":")
         axis.plot(x, y, color="0.3", linewidth=1)
         axis.scatter(x, y, s=200 * count / max(places.max(), 1), color="tab:blue", zorder=2)
-        axis.set(title=f"{name} ({count.sum():,.0f})", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        axis.set(title=f"{name} ({values[2].sum():,.0f})", aspect="equal", xlim=(0, 1), ylim=(0, 1))
     figure.supxlabel("believed")
     figure.supylabel("was there")
     return figure

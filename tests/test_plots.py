@@ -8,6 +8,7 @@ from PIL import Image
 from colorize_utils.plots import (
     CURVE_TITLES,
     figure_png,
+    plot_calibration,
     plot_grid,
     plot_history,
     plot_pairs,
@@ -87,3 +88,13 @@ def test_progress_before_the_first_epoch_shows_gray_and_original():
     picture, gray = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     figure = plot_progress({}, {}, gray, picture)
     assert [axis.get_title() for axis in figure.axes if axis.images] == ["gray", "original"]
+
+
+def test_calibration_has_a_diagram_for_each_colour_and_leaves_out_what_is_rare():
+    believed = np.array([[0.1, 0.5, 0.9], [0.1, 0.5, np.nan]])
+    occurred = np.array([[0.2, 0.4, 1.0], [0.0, 0.6, np.nan]])
+    figure = plot_calibration(believed, occurred, np.array([[50, 30, 3], [20, 40, 0]]), ["pink", "green"])
+    pink, green = figure.axes
+    assert [pink.get_title(), green.get_title()] == ["pink (83)", "green (60)"]
+    assert pink.lines[1].get_xydata().tolist() == [[0.1, 0.2], [0.5, 0.4]]
+    assert green.lines[1].get_xydata().tolist() == [[0.1, 0.0], [0.5, 0.6]]

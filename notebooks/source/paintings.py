@@ -3,7 +3,8 @@
     python notebooks/source/paintings.py runs/class-64-flowers-102
 
 The painters are the best checkpoints of the three notebooks' runs (gan-l1, gan-mse and wgan in that folder) and the
-bundled network, in its styles and with drawn answers. The flowers are validation pictures: nobody learned from them.
+bundled network, in its styles and with drawn answers. The flowers are test pictures: nobody learned from them (the
+bundled network learned from validation pictures, too).
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> None:
         for name, folder in RUNS.items()
     }
     painters |= game.painters_of(Colorizer.from_checkpoint(options.model))
-    exhibition = game.exhibit(*splits.val.sample(options.count, seed=1)[:], painters)
+    exhibition = game.exhibit(*splits.test.sample(options.count, seed=1)[:], painters)
     exhibition.save(options.output)
     print(f"{os.path.relpath(options.output)}: {len(exhibition)} flowers by {', '.join(painters)}")
 
