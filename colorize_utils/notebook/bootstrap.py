@@ -53,7 +53,8 @@ def prepare() -> None:
         return
     import torch
 
-    from colorize_utils.devices import choose_device, keep_freed_memory
+    from colorize_utils.devices import choose_device
+    from colorize_utils.machine import keep_freed_memory
 
     device = choose_device()
     if device.type == "cpu":
