@@ -1,4 +1,4 @@
-"""The command line: colorize pictures and archives, serve the page; train, evaluate, compare, calibrate and release.
+"""The command line: colorize pictures and archives, serve the page, train, score and hand out networks.
 
     python -m colorize_utils photo.jpg            → photo-colorized.jpg
     python -m colorize_utils photos/ -o colour/   → the same names in colour/
@@ -9,6 +9,7 @@
     python -m colorize_utils compare …
     python -m colorize_utils calibrate CHECKPOINT --unknown FOLDER
     python -m colorize_utils release NAME CHECKPOINT
+    python -m colorize_utils export MODEL -o MODEL.onnx
     python -m colorize_utils cache --clear
 
 Each command is a module of this package with `DESCRIPTION`, `add_arguments` and `run`. Results go to standard output,
@@ -22,8 +23,9 @@ import sys
 from collections.abc import Sequence
 
 from colorize_utils import __version__
-from colorize_utils.cli import archive, cache, calibrate, colorize, compare, evaluate, release, serve, train
+from colorize_utils.cli import archive, cache, calibrate, colorize, compare, evaluate, export, release, serve, train
 from colorize_utils.errors import ColorizeError
+from colorize_utils.machine import require_torch
 
 PROGRAM = "python -m colorize_utils"
 COMMANDS = {
@@ -35,9 +37,11 @@ COMMANDS = {
     "compare": compare,
     "calibrate": calibrate,
     "release": release,
+    "export": export,
     "cache": cache,
 }
 DEFAULT = "colorize"
+TRAINING = ("train", "evaluate", "compare", "calibrate", "release", "export")  # need PyTorch, whatever the options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments.insert(0, DEFAULT)
     options = _parser().parse_args(arguments)
     try:
+        if options.command in TRAINING:
+            require_torch(options.command)
         return COMMANDS[options.command].run(options, options.parser)
     except ColorizeError as error:
         print(f"error: {error}", file=sys.stderr)
