@@ -280,7 +280,10 @@ def _download_http(url: str, target: Path, name: str, progress: bool) -> None:
 
 
 def _download_drive(source: str, target: Path, name: str, progress: bool) -> None:
-    import gdown
+    try:
+        import gdown
+    except ImportError as error:
+        raise CheckpointError(f"{name} lies on Google Drive, which needs gdown: pip install gdown") from error
 
     # In a folder of its own, since gdown leaves parts of a broken download beside its output.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
