@@ -146,7 +146,7 @@ class Colorizer:
                 )
             ready = OnnxEngine(light)
             return cls(ready, ready.size, ready.about.name, checkpoint=ready.about.source_sha256)
-        require_torch(_purpose(name_or_path, light is not None, device, precision))
+        require_torch(_purpose(name_or_path, engine, light is not None, device, precision))
         loaded = load_generator(name_or_path, progress=progress)
         return cls(loaded.predictor, loaded.size, loaded.name, device, checkpoint=loaded.sha256, precision=precision)
 
@@ -501,15 +501,17 @@ def _is_exported(name_or_path: str | os.PathLike[str]) -> bool:
     return os.fspath(name_or_path).lower().endswith(".onnx")
 
 
-def _purpose(name_or_path: str | os.PathLike[str], light: bool, device: object, precision: str) -> str:
+def _purpose(name_or_path: str | os.PathLike[str], engine: str, light: bool, device: object, precision: str) -> str:
     """What PyTorch is needed for, in words for an error."""
+    if engine == "torch":
+        return "the engine torch"
     if not light:
         if os.fspath(name_or_path) not in REGISTRY and "://" not in os.fspath(name_or_path):
             fetch(name_or_path)  # raises where there is no such file: PyTorch would not help
         return f"{os.fspath(name_or_path)}, a checkpoint that is not exported,"
     if precision not in ("auto", "fp32"):
         return f"precision {precision}"
-    return "the engine torch" if device is None else f"device {device}"
+    return f"device {device}"
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
