@@ -43,7 +43,7 @@ from colorize_utils.errors import ClusterError, PictureError
 from colorize_utils.generator_registry import UNFAMILIAR
 from colorize_utils.inference.batch import BatchReport, as_it_is, colour_name, pictures_below, reason, save_result
 from colorize_utils.inference.colorizer import Colorizer, resized, with_chroma_of, working_size
-from colorize_utils.machine import keep_freed_memory, usable_cores
+from colorize_utils.machine import has_torch, keep_freed_memory, usable_cores
 
 if TYPE_CHECKING:
     import pyarrow
@@ -403,12 +403,20 @@ class Network:
         model: A checkpoint's name or file, which every machine has.
         checkpoint: The SHA-256 that it must have.
         device: As in `Colorizer`.
-        engine: As in `Colorizer.from_checkpoint`.
         precision: As in `Colorizer`.
         style: As in `Colorizer.colorize`.
+        engine: As in `Colorizer.from_checkpoint`.
     """
 
-    def __init__(self, model: str, checkpoint: str, device: str | None, engine: str, precision: str, style: str | None):
+    def __init__(
+        self,
+        model: str,
+        checkpoint: str,
+        device: str | None,
+        precision: str,
+        style: str | None,
+        engine: str = "auto",
+    ):
         _use_one_core()
         self._colorizer = Colorizer.from_checkpoint(model, device, progress=False, engine=engine, precision=precision)
         if self._colorizer.checkpoint != checkpoint:
@@ -596,7 +604,8 @@ def colorize_archive(
         cluster: The address of a Ray cluster to join; by default Ray starts on this machine alone.
         workers: How many networks work at once; by default as many as there are GPUs, or else cores.
         device: Where they compute; by default the fastest device that a worker has.
-        engine: As in `Colorizer.from_checkpoint`.
+        engine: As in `Colorizer.from_checkpoint`, but that "auto" is PyTorch where this process could load it: GPUs are
+            the point of an archive, and all workers have the same engine.
         precision: As in `Colorizer`.
         style: As in `Colorizer.colorize`.
         strength: As in `Colorizer.colorize`.
@@ -613,6 +622,8 @@ def colorize_archive(
         ValueError: The model does not have the style.
     """
     require_ray()
+    if engine == "auto" and has_torch():
+        engine = "torch"
     colorizer = Colorizer.from_checkpoint(model, "cpu", progress, engine=engine)
     own = colorizer.mark(style)
     stages = Stages(source, output, colorizer.size, colorizer.judged_side, own if mark else None, strength, skip_colour)
@@ -622,7 +633,7 @@ def colorize_archive(
         forget_failed(output)
     if os.path.exists(model):  # workers have other working folders
         model = os.path.abspath(model)
-    network = (model, colorizer.checkpoint, device, engine, precision, own.style)
+    network = (model, colorizer.checkpoint, device, precision, own.style, engine)
     with _ray(cluster):
         _run(stages, network, state, workers, progress)
     report = read_report(output)

@@ -20,9 +20,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from colorize_utils.checkpoints import DEFAULT, load_generator, save
-from colorize_utils.devices import keep_freed_memory
 from colorize_utils.inference import Colorizer, batch
 from colorize_utils.inference.colorizer import working_size
+from colorize_utils.machine import keep_freed_memory
 from colorize_utils.models import UNet
 
 
