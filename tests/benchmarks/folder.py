@@ -2,8 +2,8 @@
 
     python tests/benchmarks/folder.py [--engine onnx] [--json FILE]
 
-The bundled model, by the engine that is asked for (torch, unless it is), and a full-width U-Net at 256×256 (random weights); memory is the peak of a process that does nothing
-else.
+The bundled model, by the engine asked for, and a full-width U-Net at 256×256 (random weights) by PyTorch; memory is the
+peak of a process that does nothing else.
 """
 
 import functools
