@@ -48,12 +48,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     Returns:
         True for an error of memory, False for any other.
     """
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # PyTorch's, which may not be there
+    # PyTorch's own type is known by its name, because PyTorch may not be there.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    # PyTorch on MPS, and on the CPU; ONNX Runtime
-    return any(phrase in str(error).lower() for phrase in ("out of memory", "can't allocate", "failed to allocate"))
+    phrases = ("out of memory", "can't allocate", "failed to allocate", "bad_alloc")
+    return any(phrase in str(error).lower() for phrase in phrases)
 
 
 @functools.cache

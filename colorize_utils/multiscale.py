@@ -195,7 +195,8 @@ class MultiscaleUNet(nn.Module):
         Raises:
             ValueError: The input has not one channel, or a side is not a multiple of 32.
         """
-        return torch.sigmoid(self.summary(gray).float() @ self.strange_weight.float() + self.strange_bias)
+        score = self.summary(gray).float() @ self.strange_weight.float()[:, None]  # (B, 1), for B = 0, too
+        return torch.sigmoid(score[:, 0] + self.strange_bias)
 
     @property
     def knows_what_it_knows(self) -> bool:

@@ -132,9 +132,8 @@ def vivid(probabilities: "Tensor") -> "Tensor":
     believed = _expected(probabilities, strengths).mean(dim=(1, 2, 3))  # (B,)
     indices, shares = encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))
     # Within the palette: of what is NaN, and beyond the last colour, whose share there is 0.
-    kept = (
-        (shares * strengths[indices.clamp(0, COLOURS - 1), 0]).sum(dim=1).reshape(chroma.shape[0], -1).mean(dim=1)
-    )  # (B,)
+    described = (shares * strengths[indices.clamp(0, COLOURS - 1), 0]).sum(dim=1)  # (B·H·W,)
+    kept = described.reshape(chroma.shape[0], chroma.shape[2] * chroma.shape[3]).mean(dim=1)  # (B,), for B = 0, too
     gain = (EMPHASIS * believed / kept.clamp(min=1e-6)).clamp(max=MOST_GAIN)
     return gain[:, None, None, None] * chroma
 

@@ -95,8 +95,8 @@ EXPORTED = {
             size=192,
             licence="MIT",
             note="what `export` makes of the checkpoint of this name",
-            length=7636604,
-            sha256="334e441a838701f401b7809164a73219fb100b2374fd5a831971e607b994dabf",
+            length=7636705,
+            sha256="730a2077f1289d522139a458e451643c42b060303b92bd57b8a43b122ff3603f",
             suffix=".onnx",
         ),
     )

@@ -1,4 +1,4 @@
-"""A network as a file for ONNX Runtime, an engine that computes without PyTorch; needs the extra `int8`."""
+"""A bare network as a file for ONNX Runtime, from which int8 is made; export.py writes the whole of prediction."""
 
 import contextlib
 import importlib
