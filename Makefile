@@ -1,8 +1,10 @@
 # make colorize               set up, and colorize a sample photograph
 # make colorize PHOTO=my.jpg  … or your own picture or folder
 # make serve                  set up, and start the page for pictures in the browser (SERVE="--lan": for a class)
+#                             What follows installs PyTorch, once.
 # make check                  a minute: lint, formatting, types and the fast tests
 # make test                   all of it: that, every test but the browser's, and the notebooks twice
+# make light-test             a part of it: colorizing in an environment without PyTorch
 # make lab                    open the notebooks in JupyterLab
 # make browser-test           use the page and a notebook in a browser (needs Chromium or Chrome)
 # make cluster-test           two nodes of Ray on this machine, a worker and a driver that are killed (installs Ray)
@@ -15,7 +17,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python $(INSTALL)
+LIGHT := .venv-light
 MODEL ?=
 STYLE ?=
 # As many processes as there are cores, each with one thread: small networks gain nothing from a second one.
@@ -23,7 +27,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 NBVAL := -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
 
-.PHONY: colorize serve check test lab browser-test cluster-test notebooks colab release wheel clean
+.PHONY: colorize serve check test light-test lab browser-test cluster-test notebooks colab release wheel clean
 
 colorize: $(VENV)/installed
 	$(BIN)/python -m colorize_utils $(if $(PHOTO),"$(PHOTO)",--sample) --overwrite $(if $(MODEL),--model "$(MODEL)") \
@@ -38,7 +42,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(PYTEST) --dist worksteal -m "not slow"
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev light-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -47,6 +51,9 @@ test: $(VENV)/installed-dev
 	runs=$$(mktemp -d) && for time in first second; do \
 	    COLORIZE_PROFILE=smoke COLORIZE_RUNS=$$runs MPLBACKEND=module://matplotlib_inline.backend_inline \
 	    $(PYTEST) --dist loadscope $(NBVAL) -x notebooks || exit 1; done && rm -r $$runs
+
+light-test: $(LIGHT)/installed
+	$(LIGHT)/bin/python -m pytest --confcutdir=tests/light tests/light
 
 lab: $(VENV)/installed-lab
 	# By default Jupyter drops uploads of more than 10 MiB without a word.
@@ -66,7 +73,7 @@ colab: $(VENV)/installed-dev
 	$(BIN)/python notebooks/source/build.py colab
 
 # A run that was stopped goes on. TRAIN="--epochs 2 …" changes the recipes, to try it out.
-release: $(VENV)/installed
+release: $(VENV)/installed-train
 	for recipe in gan-l1 gan-mse wgan; do \
 	    $(BIN)/python -m colorize_utils train $$recipe --resume -o runs/release/$$recipe $(TRAIN) && \
 	    $(BIN)/python -m colorize_utils release $$recipe runs/release/$$recipe/best.safetensors || exit 1; done
@@ -78,6 +85,15 @@ wheel: $(VENV)/installed
 $(VENV)/installed: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
+	touch $@
+
+$(LIGHT)/installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/python $(INSTALL) -e . pytest
+	touch $@
+
+$(VENV)/installed-train: $(VENV)/installed
+	$(PIP) -e ".[train]"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
@@ -101,4 +117,4 @@ $(VENV)/installed-lab: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist/*.whl dist/colab *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage
+	rm -rf $(VENV) $(LIGHT) build dist/*.whl dist/colab *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage

@@ -5,8 +5,9 @@ the pictures to train on. They are imported when they are first used, so that im
 not even torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from colorize_utils.lazy import from_rooms
 
 if TYPE_CHECKING:
     from colorize_utils.data import load_splits
@@ -16,10 +17,4 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Colorizer", "__version__", "load_splits", "train"]
 
-_HOMES = {"Colorizer": "inference", "load_splits": "data", "train": "training"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = from_rooms(__name__, {"Colorizer": "inference", "load_splits": "data", "train": "training"})

@@ -6,17 +6,24 @@ torchvision's grayscale of a tensor rounds differently on half of the pixels, so
 **Luminance kept** means that the gray picture of the result equals the gray picture that was given, byte for byte.
 Chroma, the part of a colour that is left when its luma is taken away, is added to the given gray; where the sum would
 leave the RGB cube it is scaled towards gray, never clipped channel by channel, which would shift luma and hue.
+
+What people's pictures are made with is NumPy's; tensors are for training. PyTorch is imported where it is used.
 """
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Planes = TypeVar("Planes", np.ndarray, "Tensor")
 
 LUMA_WEIGHTS = (19595, 38470, 7471)  # of R, G, B, in 1/65536; they add up to exactly 65536
 _ROUND = 32768  # half of 65536: rounds the shift to nearest
 
 
-def unit(levels: Tensor) -> Tensor:
+def unit(levels: "Tensor") -> "Tensor":
     """8-bit levels as numbers in [0, 1]: exactly level / 255, on every device.
 
     A division on the CPU; elsewhere a table, because some devices multiply by 1/255, which differs in the last bit.
@@ -28,11 +35,11 @@ def unit(levels: Tensor) -> Tensor:
         float32 in [0, 1], the same shape, on the same device.
     """
     if levels.device.type == "cpu":
-        return levels.to(torch.float32).div(255)
+        return levels.float().div(255)
     return unit_table().to(levels.device)[levels.int()]
 
 
-def levels_of(picture: Tensor) -> np.ndarray:
+def levels_of(picture: "Tensor") -> np.ndarray:
     """The 8-bit levels of a picture, clamped and rounded.
 
     Args:
@@ -44,12 +51,14 @@ def levels_of(picture: Tensor) -> np.ndarray:
     return picture.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
 
 
-def unit_table() -> Tensor:
+def unit_table() -> "Tensor":
     """The number in [0, 1] for each 8-bit level: (256,) float32 on the CPU."""
+    import torch
+
     return torch.arange(256, dtype=torch.float32).div(255)
 
 
-def gray_levels(levels: Tensor) -> Tensor:
+def gray_levels(levels: "Tensor") -> "Tensor":
     """8-bit gray of 8-bit pictures, equal to Pillow's `Image.convert("L")`, byte for byte.
 
     Args:
@@ -58,12 +67,12 @@ def gray_levels(levels: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W) uint8.
     """
-    r, g, b = levels.to(torch.int32).unbind(dim=1)
+    r, g, b = levels.int().unbind(dim=1)
     wr, wg, wb = LUMA_WEIGHTS
-    return ((wr * r + wg * g + wb * b + _ROUND) >> 16).to(torch.uint8).unsqueeze(1)
+    return ((wr * r + wg * g + wb * b + _ROUND) >> 16).byte().unsqueeze(1)
 
 
-def luma(colour: Tensor) -> Tensor:
+def luma(colour: "Tensor") -> "Tensor":
     """Luma with the weights of `gray_levels`, but without rounding; differentiable.
 
     Args:
@@ -76,7 +85,7 @@ def luma(colour: Tensor) -> Tensor:
     return red + green + blue  # no matrix product: autocast would round that to 16 bits
 
 
-def with_luminance(gray: Tensor, colour: Tensor) -> Tensor:
+def with_luminance(gray: "Tensor", colour: "Tensor") -> "Tensor":
     """The chroma of `colour` on the luminance of `gray`; differentiable.
 
     A training step uses it where luminance is kept rather than predicted.
@@ -91,7 +100,7 @@ def with_luminance(gray: Tensor, colour: Tensor) -> Tensor:
     return colour + (gray - luma(colour))
 
 
-def chroma_of(colour: Tensor) -> Tensor:
+def chroma_of(colour: "Tensor") -> "Tensor":
     """Chroma, red and blue minus luma; differentiable.
 
     Args:
@@ -103,7 +112,7 @@ def chroma_of(colour: Tensor) -> Tensor:
     return (colour - luma(colour))[:, ::2]
 
 
-def with_chroma(gray: Tensor, chroma: Tensor) -> Tensor:
+def with_chroma(gray: "Tensor", chroma: "Tensor") -> "Tensor":
     """Colour from gray and chroma; differentiable.
 
     Green minus luma follows from the other two, because the luma of chroma is 0.
@@ -115,9 +124,16 @@ def with_chroma(gray: Tensor, chroma: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W), RGB, not confined to [0, 1].
     """
-    wr, wg, wb = LUMA_WEIGHTS
+    import torch
+
     red, blue = chroma.unbind(dim=1)
-    return gray + torch.stack([red, -(wr * red + wb * blue) / wg, blue], dim=1)
+    return gray + torch.stack([red, green_of(red, blue), blue], dim=1)
+
+
+def green_of(red: Planes, blue: Planes) -> Planes:
+    """Green minus luma of chroma, red and blue minus luma: arrays or tensors, of any shape."""
+    wr, wg, wb = LUMA_WEIGHTS
+    return -(wr * red + wb * blue) / wg
 
 
 def merge(gray: np.ndarray, chroma: np.ndarray) -> np.ndarray:

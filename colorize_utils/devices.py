@@ -1,8 +1,6 @@
 """What the machine offers: the device, and the precision that is fast and safe on it."""
 
-import ctypes
 import functools
-import os
 import platform
 from contextlib import AbstractContextManager
 from typing import Any
@@ -75,51 +73,6 @@ def choose_precision(device: torch.device, has_discriminator: bool = False) -> s
         return "fp32"
     major, _ = torch.cuda.get_device_capability(device)
     return "bf16" if major >= BF16_CAPABILITY else "fp16"
-
-
-def usable_cores() -> int:
-    """Counts the cores for this process.
-
-    Returns:
-        The number of cores that it may use; in a container or a cluster's job often fewer than there are.
-    """
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13
-        return os.process_cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine ran out of memory.
-
-    Args:
-        error: Any exception. PyTorch has a type of its own for CUDA alone; on MPS and on the CPU its message tells.
-
-    Returns:
-        True for an error of memory, False for any other.
-    """
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(phrase in str(error).lower() for phrase in ("out of memory", "can't allocate"))  # MPS, CPU
-
-
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Makes the C library keep the memory that tensors free, and reuse it for the tensors to come.
-
-    By default, glibc returns a large block to the kernel as soon as it is freed, and the kernel hands out zeroed pages
-    for the next one: that made a GAN step at 128×128 take 1.6 times as long, and a U-Net's prediction at 256×256 1.2
-    times (two cores, width 1). The setting holds for the whole process from then on, which therefore keeps as much
-    memory as it has needed at its peak.
-
-    Returns:
-        Whether the setting was made; False where the C library is not glibc, or refuses it.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    # One arena for all threads: with arenas of their own, each would keep the memory of its largest picture.
-    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1) and mallopt(m_arena_max, 1))
 
 
 def has_room_for(count: int, device: torch.device) -> bool:

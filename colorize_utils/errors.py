@@ -37,5 +37,9 @@ class DeviceError(ColorizeError):
     """A device that this machine does not have."""
 
 
+class PackageError(ColorizeError):
+    """A package that this needs is not installed."""
+
+
 class ClusterError(ColorizeError):
     """An archive that cannot be worked on: Ray or a filesystem is not there, or it was begun with other settings."""

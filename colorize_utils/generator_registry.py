@@ -7,6 +7,13 @@ These three modules import it. It gives each network's class by its import path,
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
+HINT_CHANNELS = 3  # of the hints that a network may take beside a gray picture (multiscale.py)
+UNFAMILIAR = 0.5  # a network's number for how strange a picture is to it, above which people are warned
+# What a prediction consists of (inference/prediction.py), by name: a distribution or a colour, chroma in the styles,
+# and how strange the picture is.
+PROBABILITIES, COLOUR, UNFAMILIARITY = "probabilities", "colour", "unfamiliarity"
+STYLES = ("safe", "vivid")
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -19,6 +19,7 @@ from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor, nn
 
 from colorize_utils.colour import luma
+from colorize_utils.naming import TO_XYZ
 
 SSIM_WINDOW = 11  # pixels: the Gaussian window of Wang et al. 2004; no smaller picture can be scored
 MAX_PSNR = 100.0  # dB, of identical pictures: the formula's infinity would make every mean infinite
@@ -116,10 +117,7 @@ def lab(colour: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
-_TO_XYZ = torch.tensor(  # of linear sRGB, each row divided by the white point's coordinate
-    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]],
-    dtype=torch.float64,
-) / torch.tensor([[0.95047], [1.0], [1.08883]], dtype=torch.float64)
+_TO_XYZ = torch.from_numpy(TO_XYZ)
 
 
 def ciede2000(fake: Tensor, real: Tensor) -> Tensor:

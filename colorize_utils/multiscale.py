@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colorize_utils import palette
+from colorize_utils.generator_registry import HINT_CHANNELS
 from colorize_utils.models import POOLINGS, DistributionUNet, VGGBlock, base_channels, join, require_poolable
 
 SIZES = (128, 192)  # pixels a side of a square
-HINT_CHANNELS = 3
 # What hints are multiplied by before the first convolution. Chroma is small: unscaled, and with weights that began at
 # 0, hints were learned to be ignored.
 HINT_SCALE = (6.0, 6.0, 2.0)
-UNFAMILIAR = 0.5  # `MultiscaleUNet.unfamiliarity` above which people are warned
 
 
 class SizedBatchNorm(nn.BatchNorm2d):
@@ -159,7 +158,7 @@ class MultiscaleUNet(nn.Module):
         """The finer level's features (B, c/2, H/2, W/2), and what the inner network sees, (B, 7 + c/2, H/4, W/4)."""
         halved = self.halve(2 * gray - 1)  # (B, 4, H/2, W/2)
         if hints is None:
-            hints = gray.new_zeros(len(gray), HINT_CHANNELS, *gray.shape[-2:])
+            hints = gray.new_zeros(gray.shape[0], HINT_CHANNELS, *gray.shape[-2:])
         halved_hints = _halved(hints)
         fine = self.fine_encoder(torch.cat([halved, self.hint_scale * halved_hints], dim=1))
         small = self.halve(halved.mean(dim=1, keepdim=True))  # the picture at half its size, (B, 4, H/4, W/4)
@@ -196,7 +195,8 @@ class MultiscaleUNet(nn.Module):
         Raises:
             ValueError: The input has not one channel, or a side is not a multiple of 32.
         """
-        return torch.sigmoid(self.summary(gray).float() @ self.strange_weight.float() + self.strange_bias)
+        score = self.summary(gray).float() @ self.strange_weight.float()[:, None]  # (B, 1), for B = 0, too
+        return torch.sigmoid(score[:, 0] + self.strange_bias)
 
     @property
     def knows_what_it_knows(self) -> bool:
@@ -290,12 +290,12 @@ class AveragedDistribution(nn.Module):
         """
         grid = [side // 2 for side in gray.shape[-2:]]
         answers = []
-        for logits in self.answers(gray, hints):
+        for size, logits in zip(self.sizes, self.answers(gray, hints), strict=True):
             probabilities = logits.float().softmax(dim=1)
-            if list(probabilities.shape[-2:]) != grid:
+            if size != self.sizes[-1]:
                 probabilities = F.interpolate(probabilities, size=grid, mode="bilinear")
             answers.append(probabilities)
-        return torch.stack(answers).mean(dim=0)
+        return sum(answers[1:], answers[0]) / len(answers)
 
     def answers(self, gray: Tensor, hints: Tensor | None = None) -> Iterator[Tensor]:
         """The logits at each working size, the mirror image's averaged in.
@@ -307,20 +307,31 @@ class AveragedDistribution(nn.Module):
         Yields:
             (B, COLOURS, h, w), the smallest working size first.
         """
-        multiple = 2**POOLINGS
+        largest = self.sizes[-1]
         for network, size in zip(self.networks, self.sizes, strict=True):
-            height, width = (max(2, 2 * round(side * size / self.sizes[-1] / 2)) for side in gray.shape[-2:])
+            # The nearest even side, at least 2, in whole numbers: an exported network computes sides, too.
+            height, width = (2 * max(1, (side * size + largest) // (2 * largest)) for side in gray.shape[-2:])
             # As one batch: at 64×64 on two cores a third faster than one after the other, because PyTorch leaves the
             # small layers of a single picture to a slower convolution.
             both = [
-                F.pad(torch.cat([small, small.flip(-1)]), (0, -width % multiple, 0, -height % multiple), "replicate")
-                for small in (_resized(planes, height, width) for planes in (gray, hints) if planes is not None)
+                padded(torch.cat([small, small.flip(-1)]))
+                for small in (
+                    planes if size == largest else _resized(planes, height, width)
+                    for planes in (gray, hints)
+                    if planes is not None
+                )
             ]
-            one, other = network(*both)[..., : height // 2, : width // 2].chunk(2)
-            yield (one + other.flip(-1)) / 2
+            logits, count = network(*both)[..., : height // 2, : width // 2], gray.shape[0]
+            yield (logits[:count] + logits[count:].flip(-1)) / 2
 
 
 def _resized(planes: Tensor, height: int, width: int) -> Tensor:
-    if (height, width) == tuple(planes.shape[-2:]):
-        return planes
     return F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
+
+
+def padded(planes: Tensor) -> Tensor:
+    """Planes (B, C, H, W) with their last row and column repeated, up to sides that are multiples of 32."""
+    multiple = 2**POOLINGS
+    # Not by a remainder: of this sum an exporter can tell that it is a multiple.
+    height, width = (multiple * ((side + multiple - 1) // multiple) for side in planes.shape[-2:])
+    return F.pad(planes, (0, width - planes.shape[-1], 0, height - planes.shape[-2]), mode="replicate")

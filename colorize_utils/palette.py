@@ -9,31 +9,45 @@ Chroma is (…, 2): red minus luma and blue minus luma, in units of the full ran
 them (colour.py). The palette's colours are the points of a square grid over chroma, so that any chroma is described by
 the four points around it.
 
+The grid and the width of a belief are NumPy's, and all else is PyTorch's, which is imported where it is used: who looks
+at a belief need not have it.
+
 Source:
     Zhang, Isola & Efros 2016, "Colorful Image Colorization".
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEP = 1 / 8  # between two colours of the palette: 32 of 256 levels
 _REACH = (6, 8)  # steps from gray to the last colour: red and blue minus luma reach ±0.70 and ±0.89 in the RGB cube
 _ROWS, _COLUMNS = (2 * reach + 1 for reach in _REACH)
 COLOURS = _ROWS * _COLUMNS  # in the palette
+DESCRIPTION = f"{_ROWS}×{_COLUMNS} colours, red by blue minus luma, in steps of {STEP:g} around 0"
 TEMPERATURE = 0.7  # T of the annealed mean
 GAIN = 1.1  # of the annealed mean's chroma, which is paler than the colours that are left
 EMPHASIS = 1.15  # `vivid`'s factor: gives held-out pictures about 0.9 of their originals' colourfulness
 MOST_GAIN = 1.75  # keeps `vivid` from exaggerating what the network does not know, such as a picture without a flower
 
 
-def chromas() -> Tensor:
-    """The chroma of every colour of the palette, (COLOURS, 2)."""
-    red, blue = (STEP * torch.arange(-reach, reach + 1) for reach in _REACH)
-    return torch.cartesian_prod(red, blue)
+def grid() -> np.ndarray:
+    """The chroma of every colour of the palette, (COLOURS, 2) float32."""
+    red, blue = (np.float32(STEP) * np.arange(-reach, reach + 1, dtype=np.float32) for reach in _REACH)
+    return np.stack(np.meshgrid(red, blue, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
+def chromas() -> "Tensor":
+    """The same as a tensor."""
+    import torch
+
+    return torch.from_numpy(grid())
+
+
+def encode(chroma: "Tensor") -> "tuple[Tensor, Tensor]":
     """The four colours of the palette around each chroma, and their shares.
 
     The shares are bilinear, and the mean of the four colours with these weights is the chroma, exactly. (Zhang et al.,
@@ -45,6 +59,8 @@ def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Indices into the palette (N, 4), and shares (N, 4), ≥ 0 with sum 1.
     """
+    import torch
+
     place = chroma / STEP + chroma.new_tensor(_REACH)  # in steps from the palette's first colour
     corner = place.floor()
     rest = place - corner
@@ -58,7 +74,7 @@ def encode(chroma: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(indices, dim=1), torch.stack(shares, dim=1)
 
 
-def mean(probabilities: Tensor) -> Tensor:
+def mean(probabilities: "Tensor") -> "Tensor":
     """The mean chroma of a distribution, which has the least expected squared error.
 
     Args:
@@ -70,7 +86,7 @@ def mean(probabilities: Tensor) -> Tensor:
     return _expected(probabilities, chromas())
 
 
-def safe(probabilities: Tensor) -> Tensor:
+def safe(probabilities: "Tensor") -> "Tensor":
     """The annealed mean: the mean of the distribution with its larger probabilities made larger still, p ∝ p^(1/T).
 
     A mean of everything that is possible is pale and a little brown. Annealed, it leans to what is probable, as a
@@ -89,12 +105,14 @@ def safe(probabilities: Tensor) -> Tensor:
     return GAIN * mean(_annealed(probabilities))
 
 
-def _annealed(probabilities: Tensor) -> Tensor:
+def _annealed(probabilities: "Tensor") -> "Tensor":
+    import torch
+
     logarithms = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
     return (logarithms / TEMPERATURE).softmax(dim=1)
 
 
-def vivid(probabilities: Tensor) -> Tensor:
+def vivid(probabilities: "Tensor") -> "Tensor":
     """The annealed mean, made as strong as the colours that the network believes possible.
 
     With c the chroma, each picture's annealed mean E c is multiplied by `EMPHASIS` · Σ E‖c‖ / Σ ‖E c‖, the sums over
@@ -113,7 +131,9 @@ def vivid(probabilities: Tensor) -> Tensor:
     strengths = chromas().to(probabilities.device).norm(dim=1, keepdim=True)  # (COLOURS, 1)
     believed = _expected(probabilities, strengths).mean(dim=(1, 2, 3))  # (B,)
     indices, shares = encode(chroma.permute(0, 2, 3, 1).reshape(-1, 2))
-    kept = (shares * strengths[indices, 0]).sum(dim=1).reshape(len(chroma), -1).mean(dim=1)  # (B,)
+    # Within the palette: of what is NaN, and beyond the last colour, whose share there is 0.
+    described = (shares * strengths[indices.clamp(0, COLOURS - 1), 0]).sum(dim=1)  # (B·H·W,)
+    kept = described.reshape(chroma.shape[0], chroma.shape[2] * chroma.shape[3]).mean(dim=1)  # (B,), for B = 0, too
     gain = (EMPHASIS * believed / kept.clamp(min=1e-6)).clamp(max=MOST_GAIN)
     return gain[:, None, None, None] * chroma
 
@@ -127,13 +147,15 @@ def variance(probabilities: np.ndarray) -> np.ndarray:
     Returns:
         (H, W), 0 or more.
     """
-    colours = chromas().numpy()  # (COLOURS, 2)
+    colours = grid()
     moments = np.concatenate([colours, (colours**2).sum(axis=1, keepdims=True)], axis=1)  # (COLOURS, 3)
     red, blue, square = np.tensordot(moments, probabilities, axes=(0, 0))  # (H, W) each
     return np.maximum(square - red**2 - blue**2, 0)
 
 
-def _expected(probabilities: Tensor, values: Tensor) -> Tensor:
+def _expected(probabilities: "Tensor", values: "Tensor") -> "Tensor":
     """The expectation of `values` (COLOURS, N) under probabilities (B, COLOURS, H, W): (B, N, H, W)."""
+    import torch
+
     with torch.autocast(probabilities.device.type, enabled=False):  # autocast would round the product to 16 bits
         return torch.einsum("bqhw,qn->bnhw", probabilities, values.to(probabilities.device))

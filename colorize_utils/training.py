@@ -45,11 +45,10 @@ from colorize_utils.devices import (
     choose_device,
     frozen,
     has_room_for,
-    is_out_of_memory,
-    keep_freed_memory,
 )
 from colorize_utils.errors import CheckpointError, ColorizeError, TrainingError
 from colorize_utils.files import atomic_write
+from colorize_utils.machine import is_out_of_memory, keep_freed_memory
 from colorize_utils.metrics import Validation, validate
 from colorize_utils.models import Critic, Discriminator, DistributionUNet, MeanColour, build_generator, predictor
 from colorize_utils.multiscale import MultiscaleUNet

@@ -11,7 +11,7 @@ from colorize_utils.devices import has_room_for
 
 FAULTS = """
 import resource, torch
-from colorize_utils.devices import keep_freed_memory
+from colorize_utils.machine import keep_freed_memory
 
 def faults():
     for _ in range(10):
@@ -34,7 +34,7 @@ def test_freed_memory_is_kept():
 
 
 AROUND = (
-    FAULTS.rsplit("\n", 2)[0].replace("from colorize_utils.devices import keep_freed_memory", "")
+    FAULTS.rsplit("\n", 2)[0].replace("from colorize_utils.machine import keep_freed_memory", "")
     + """
 import sys
 from colorize_utils.cli import main

@@ -100,7 +100,7 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(repository, tmp_path_factory):
-    """The package's wheel, as `make wheel` builds it, and what `make colab` packs beside it."""
+    """The package's wheel, as `make colab` packs it, and what it packs beside it."""
     folder = tmp_path_factory.mktemp("wheels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "ROOT", repository)
@@ -117,11 +117,13 @@ def test_the_wheel_has_weights_and_types_and_asks_for_no_test_runner(wheel):
         names = archive.namelist()
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     assert "colorize_utils/py.typed" in names
-    assert [name for name in names if name.startswith("colorize_utils/weights/") and name.endswith(".safetensors")]
+    weights = [name for name in names if name.startswith("colorize_utils/weights/")]
+    assert [name for name in weights if name.endswith(".safetensors")]
+    assert not [name for name in names if name.endswith(".onnx")]  # which is the same network for those without PyTorch
     needed = [Requirement(line) for line in re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)]
     needed = {one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})}
-    assert {"torch", "numpy", "ipywidgets"} <= needed
-    assert not needed & {"nbval", "pytest", "ruff", "mypy"}
+    assert {"numpy", "onnxruntime"} <= needed
+    assert not needed & {"torch", "nbval", "pytest", "ruff", "mypy"}
 
 
 def assert_colorized(printed, html, model="model: flowers-192, which comes with the package"):

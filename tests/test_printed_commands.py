@@ -46,6 +46,11 @@ TORCHRUN = "torchrun --nproc-per-node="
 # What is not run here, by its beginning, and why.
 NOT_RUN = {
     "python -m colorize_utils archive": "needs Ray; tests/cluster/test_cluster.py runs it on a cluster of two nodes",
+    "python -m colorize_utils export": "takes half a minute; tests/inference/test_export.py exports small networks",
+    "python -m colorize_utils aunt.jpg --model A.onnx": "is such a file; likewise",
+    "python docs/forty_lines.py": "tests/light/test_light.py runs it",
+    "du ": "a system's own",
+    "/usr/bin/time": "a system's own; what it measures is run elsewhere",
     "ray ": "starts and stops a cluster, as tests/cluster/test_cluster.py does",
     "export RAY_": "a shell's own",
     "python -m colorize_utils serve": "runs until it is interrupted; tests/app and tests/browser start it",

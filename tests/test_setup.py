@@ -19,11 +19,13 @@ from safetensors import safe_open
 from sklearn.datasets import load_sample_image
 
 from colorize_utils import __version__
-from colorize_utils.checkpoints import BUNDLED, DEFAULT, REGISTRY, verify
+from colorize_utils.checkpoints import BUNDLED, DEFAULT, REGISTRY, exported, verify
+from colorize_utils.checkpoints.hub import EXPORTED
 from colorize_utils.cli import main
 from colorize_utils.data import load_splits, make_loader, sample_photograph
 from colorize_utils.inference import Colorizer, Hint
 from colorize_utils.inference.hints import chroma_at
+from colorize_utils.inference.onnx_engine import OnnxEngine
 from colorize_utils.metrics import scoreboard
 
 ROOT = Path(__file__).parent.parent
@@ -43,20 +45,21 @@ COLAB = {  # the published package list of a GPU runtime of 2026-08; what it lac
 # Who may import whom: a floor those below it only, and a room what stands before it on its own floor. Not named are a
 # package's __init__, which hands on the names of its rooms, and the package's own, which imports lazily.
 FLOORS = [
-    "errors files runs generator_registry recipes palette colour naming",
+    "errors lazy files machine runs generator_registry recipes palette colour naming",
     "models losses devices metrics multiscale ranks",
     "data.cache data.synthetic data.metadata data.pictures data.pages data.augmentation data.degradation data.hints",
-    "data.pairs",
-    "checkpoints.state checkpoints.huggingface checkpoints.hub checkpoints.card plots",
+    "data.sample data.pairs",
+    "checkpoints.kind checkpoints.state checkpoints.huggingface checkpoints.hub checkpoints.card plots",
     "training inference.hints inference.engine inference.quantization inference.precision inference.familiarity",
-    "inference.colorizer inference.batch inference.archive",
+    "inference.prediction inference.engines inference.torch_engine inference.onnx_engine",
+    "inference.colorizer inference.batch inference.archive inference.export",
     "evaluation.realism evaluation.prints evaluation.comparison evaluation.choices evaluation.report",
     "evaluation.provenance",
     "app.guard app.picture app.visits app.page app.server",
     "notebook.bootstrap notebook.profiles notebook.live notebook.colours notebook.page notebook.widgets",
     "notebook.lesson notebook.race notebook.game",
     "cli.options cli.colorize cli.archive cli.serve cli.train cli.evaluate cli.compare cli.calibrate cli.release",
-    "cli.card cli.cache",
+    "cli.card cli.export cli.cache",
     "__main__",
 ]
 
@@ -83,12 +86,21 @@ def test_the_packages_that_were_fixed_are_required():
     assert fixed <= {requirement.name for requirement in requirements()}
 
 
-def test_what_is_installed_is_the_list_of_requirements_without_the_test_runner():
+def test_what_notebooks_need_is_the_list_of_requirements_without_the_test_runner():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
     lines = (ROOT / "requirements.txt").read_text().split()
     runner = [line for line in lines if line.startswith("nbval")]
-    assert project["dependencies"] == [line for line in lines if line not in runner]
-    assert set(runner) <= set(project["optional-dependencies"]["dev"])
+    own = [line for line in extras["notebook"] if line != "colorize_utils[train]"]
+    assert sorted(project["dependencies"] + extras["train"] + own + runner) == lines
+    assert set(runner) <= set(extras["dev"])
+
+
+def test_the_light_installation_is_light():
+    """… and has the engine that it colorizes with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {Requirement(line).name for line in project["dependencies"]}
+    assert names == {"numpy", "onnxruntime", "pillow", "platformdirs", "tqdm"}
 
 
 def test_environment_says_what_requirements_say():
@@ -211,10 +223,20 @@ def test_bundled_weights_are_what_the_registry_says():
         assert {"recipe", "architecture", "width", "size", "metrics", "versions"} <= set(file.metadata())
 
 
-def test_the_model_card_names_the_file_and_its_checksum():
+@pytest.mark.parametrize("entry", [REGISTRY[DEFAULT], EXPORTED[DEFAULT]], ids=["checkpoint", "exported"])
+def test_the_model_card_names_each_file_and_its_checksum(entry):
     card = (BUNDLED / "README.md").read_text()
-    assert REGISTRY[DEFAULT].sha256 in card
-    assert REGISTRY[DEFAULT].sources[0].removeprefix("bundled:") in card
+    assert entry.sha256 in card
+    assert f"{entry.length:,} bytes" in card
+    assert entry.sources[0].removeprefix("bundled:") in card
+
+
+def test_the_exported_file_is_what_the_registry_says_and_of_the_bundled_checkpoint():
+    path, entry = exported(DEFAULT), EXPORTED[DEFAULT]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
+    about = OnnxEngine(path).about
+    assert (about.source_sha256, about.name, about.licence) == (REGISTRY[DEFAULT].sha256, DEFAULT, entry.licence)
+    assert sum(file.stat().st_size for file in BUNDLED.iterdir()) <= 20_000_000
 
 
 @pytest.mark.skipif("COLORIZE_TEST_FLOWERS" not in os.environ, reason="needs the real flowers-102/")

@@ -18,10 +18,10 @@ from colorize_utils.data.pages import open_pages
 from colorize_utils.data.pictures import WRITABLE, to_gray
 from colorize_utils.errors import HintError, PictureError
 from colorize_utils.files import MAX_NAME, shortened
+from colorize_utils.generator_registry import UNFAMILIAR
 from colorize_utils.inference.batch import Room, colorize_files
 from colorize_utils.inference.colorizer import Colorizer
 from colorize_utils.inference.hints import RGB, Answer, Belief, Hint, read_hints, write_hints
-from colorize_utils.multiscale import UNFAMILIAR
 
 MOST_BYTES = 60_000_000  # of an uploaded file
 MOST_PIXELS = 64_000_000  # of a picture: a telephone's largest; of an animation, all frames together

@@ -1,25 +1,31 @@
-"""Weights: where they come from (hub.py, huggingface.py), and how they are read, recognised and written (state.py)."""
+"""Weights: where they come from (hub.py, huggingface.py), of what kind (kind.py), how they are read (state.py)."""
 
-from colorize_utils.checkpoints.hub import (
-    BUNDLED,
-    DEFAULT,
-    REGISTRY,
-    RegistryEntry,
-    fetch,
-    load_generator,
-    release,
-    verify,
-)
-from colorize_utils.checkpoints.state import (
-    LoadedGenerator,
-    Weights,
-    file_kind,
-    identify,
-    load_file,
-    read_weights,
-    save,
-    versions,
-)
+from typing import TYPE_CHECKING
+
+from colorize_utils.lazy import from_rooms
+
+if TYPE_CHECKING:
+    from colorize_utils.checkpoints.hub import (
+        BUNDLED,
+        DEFAULT,
+        REGISTRY,
+        RegistryEntry,
+        exported,
+        fetch,
+        load_generator,
+        release,
+        verify,
+    )
+    from colorize_utils.checkpoints.kind import file_kind
+    from colorize_utils.checkpoints.state import (
+        LoadedGenerator,
+        Weights,
+        identify,
+        load_file,
+        read_weights,
+        save,
+        versions,
+    )
 
 __all__ = [
     "BUNDLED",
@@ -28,6 +34,7 @@ __all__ = [
     "LoadedGenerator",
     "RegistryEntry",
     "Weights",
+    "exported",
     "fetch",
     "file_kind",
     "identify",
@@ -39,3 +46,26 @@ __all__ = [
     "verify",
     "versions",
 ]
+
+__getattr__ = from_rooms(
+    __name__,
+    {
+        "BUNDLED": "hub",
+        "DEFAULT": "hub",
+        "REGISTRY": "hub",
+        "LoadedGenerator": "state",
+        "RegistryEntry": "hub",
+        "Weights": "state",
+        "exported": "hub",
+        "fetch": "hub",
+        "file_kind": "kind",
+        "identify": "state",
+        "load_file": "state",
+        "load_generator": "hub",
+        "read_weights": "state",
+        "release": "hub",
+        "save": "state",
+        "verify": "hub",
+        "versions": "state",
+    },
+)

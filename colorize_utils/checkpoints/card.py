@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from colorize_utils.checkpoints import huggingface
-from colorize_utils.checkpoints.hub import BUNDLED, DEFAULT, fetch
-from colorize_utils.checkpoints.state import file_kind, load_file
+from colorize_utils.checkpoints.hub import BUNDLED, DEFAULT, exported, fetch
+from colorize_utils.checkpoints.kind import file_kind
+from colorize_utils.checkpoints.state import load_file
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write
 
@@ -41,6 +42,8 @@ def prepare(
 ) -> list[Path]:
     """Writes a checkpoint, its card and its licence into a folder, as `hf upload` takes it.
 
+    Of the bundled checkpoint, what `export` made of it lies beside it, for readers without PyTorch.
+
     Args:
         folder: Where they are written. It may hold what an earlier call wrote, and nothing else: all of it would be
             published.
@@ -48,7 +51,7 @@ def prepare(
         card: The checkpoint's model card; by default the bundled one. The project's licence goes with that one alone.
 
     Returns:
-        The files: the checkpoint, README.md, and LICENSE.
+        The files: the checkpoint (twice, where it is the bundled one), README.md, and LICENSE.
 
     Raises:
         CheckpointError: The library is missing; the checkpoint cannot be had, is no safetensors file, or is not the one
@@ -59,13 +62,15 @@ def prepare(
     if file_kind(source, source.name) != "safetensors":
         raise CheckpointError(f"{source.name} is no safetensors file; `release` makes one of a run's checkpoint")
     contents = {"README.md": card_text(source, card)} | ({} if card else {"LICENSE": _licence()})
-    written = [folder / name for name in (source.name, *contents)]
+    copied = [source, *([beside] if (beside := exported(checkpoint)) else [])]
+    written = [folder / name for name in (*(file.name for file in copied), *contents)]
     others = {path.name for path in folder.glob("*")} - {path.name for path in written}
     if others:
         listed = ", ".join(sorted(others))
         raise CheckpointError(f"{folder} holds {listed}, which would be published, too; give an empty folder")
-    with atomic_write(folder / source.name) as temporary:
-        shutil.copyfile(source, temporary)
+    for file in copied:
+        with atomic_write(folder / file.name) as temporary:
+            shutil.copyfile(file, temporary)
     for name, content in contents.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")

@@ -5,23 +5,22 @@ in it (state.py); `release` writes a run's checkpoint as a file that can be bund
 """
 
 import hashlib
-import http.client
 import os
 import re
 import tempfile
-import urllib.error
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING
 
 from colorize_utils import __version__
 from colorize_utils.checkpoints import huggingface
-from colorize_utils.checkpoints.state import LoadedGenerator, file_kind, load_file, read_weights, save
+from colorize_utils.checkpoints.kind import file_kind
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write, cache_folder
+
+if TYPE_CHECKING:
+    from colorize_utils.checkpoints.state import LoadedGenerator
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 TIMEOUT = 30  # seconds without a byte after which a download fails
@@ -81,6 +80,25 @@ REGISTRY = {
             licence="not stated by its authors",
             note="the original submission's GAN-L1, 350 epochs at 256×256, about 154 MB from Google Drive",
             suffix=".pth",
+        ),
+    )
+}
+# Name in the registry → the same network as a file for ONNX Runtime, which lies beside it; where it does not, as in the
+# wheel inside Colab's notebooks, PyTorch computes the network.
+EXPORTED = {
+    entry.name: entry
+    for entry in (
+        RegistryEntry(
+            name="flowers-192",
+            sources=("bundled:flowers-192.onnx",),
+            architecture="multiscale-unet",
+            width=0.5,
+            size=192,
+            licence="MIT",
+            note="what `export` makes of the checkpoint of this name",
+            length=7636705,
+            sha256="730a2077f1289d522139a458e451643c42b060303b92bd57b8a43b122ff3603f",
+            suffix=".onnx",
         ),
     )
 }
@@ -149,12 +167,40 @@ def _from_hugging_face(address: str, cache: Path | None, progress: bool) -> Path
     return found.path
 
 
+def exported(name_or_path: str | os.PathLike[str], progress: bool = True) -> Path | None:
+    """A local, verified file for ONNX Runtime (inference/onnx_engine.py).
+
+    Args:
+        name_or_path: As for `fetch`.
+        progress: Whether a download shows a progress bar.
+
+    Returns:
+        The bundled file of a name in the registry; the file that a path or a link with the suffix .onnx names, or an
+        address at the Hugging Face Hub; None for everything else, which is a checkpoint for PyTorch.
+
+    Raises:
+        CheckpointError: As `fetch` raises.
+    """
+    text = os.fspath(name_or_path)
+    if text.startswith(huggingface.SCHEME):
+        path = fetch(text, progress=progress)
+        return path if path.suffix.lower() == ".onnx" else None
+    if text in EXPORTED:
+        path = BUNDLED / EXPORTED[text].sources[0].removeprefix("bundled:")
+        if not path.is_file():
+            return None
+        verify(path, EXPORTED[text])
+        return path
+    suffix = Path(urllib.parse.urlsplit(text).path if "://" in text else text).suffix.lower()
+    return fetch(name_or_path, progress=progress) if suffix == ".onnx" else None
+
+
 def _linked(link: str) -> RegistryEntry | None:
     """A temporary registry entry for a link that somebody gave; None for what is no link."""
     if not link.startswith(("https://", "http://")):
         return None
     url = urllib.parse.urlsplit(link)
-    suffix = Path(url.path).suffix if Path(url.path).suffix in (".safetensors", ".pth", ".pt") else ".pth"
+    suffix = Path(url.path).suffix if Path(url.path).suffix in (".safetensors", ".pth", ".pt", ".onnx") else ".pth"
     name, source = f"link-{hashlib.sha256(link.encode()).hexdigest()[:12]}", link
     if url.hostname == "drive.google.com":
         found = re.search(r"/d/([\w-]+)", url.path) or re.search(r"(?:^|&)id=([\w-]+)", url.query)
@@ -181,7 +227,7 @@ def _downloaded(entry: RegistryEntry, source: str, cache: Path, progress: bool) 
             download(source, temporary, path.name, progress)
             digest = verify(temporary, entry, _pinned(pin), path.name)
             if entry.sha256 is None:
-                read_weights(temporary, path.name)  # nothing else tells a whole file from one that was cut short
+                _require_whole(temporary, path.name)
         _write_pin(pin, digest, path.name)
     except OSError as error:
         raise CheckpointError(
@@ -189,6 +235,17 @@ def _downloaded(entry: RegistryEntry, source: str, cache: Path, progress: bool) 
             "elsewhere"
         ) from error
     return path
+
+
+def _require_whole(path: Path, name: str) -> None:
+    """Reads a download of unknown length: nothing else tells a whole file from one that was cut short.
+
+    An exported file is read when it is loaded, which is at once.
+    """
+    if file_kind(path, name) != "onnx":
+        from colorize_utils.checkpoints.state import read_weights
+
+        read_weights(path, name)
 
 
 def _pinned(pin: Path) -> str | None:
@@ -203,6 +260,12 @@ def _write_pin(pin: Path, digest: str, name: str) -> None:
 
 
 def _download_http(url: str, target: Path, name: str, progress: bool) -> None:
+    import http.client  # these take as long as a picture: who downloads nothing is spared
+    import urllib.error
+    import urllib.request
+
+    from tqdm.auto import tqdm
+
     request = urllib.request.Request(url, headers={"User-Agent": f"colorize_utils/{__version__}"})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -230,7 +293,10 @@ def _download_http(url: str, target: Path, name: str, progress: bool) -> None:
 
 
 def _download_drive(source: str, target: Path, name: str, progress: bool) -> None:
-    import gdown
+    try:
+        import gdown
+    except ImportError as error:
+        raise CheckpointError(f"{name} lies on Google Drive, which needs gdown: pip install gdown") from error
 
     # In a folder of its own, since gdown leaves parts of a broken download beside its output.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -286,7 +352,7 @@ def load_generator(
     architecture: str | None = None,
     size: int | None = None,
     progress: bool = True,
-) -> LoadedGenerator:
+) -> "LoadedGenerator":
     """The generator of a checkpoint by its name in the registry, a link, hf://OWNER/NAME, or a file's path.
 
     Args:
@@ -303,6 +369,8 @@ def load_generator(
     Raises:
         CheckpointError: The file cannot be found, downloaded or read, or fits another network (`state.load_file`).
     """
+    from colorize_utils.checkpoints.state import load_file  # and with it PyTorch
+
     path = fetch(name_or_path, progress=progress)
     entry = REGISTRY.get(os.fspath(name_or_path))
     if entry is None:
@@ -328,6 +396,8 @@ def release(
         CheckpointError: The checkpoint cannot be read, does not say which recipe it was trained with, or `name` is no
             file's name.
     """
+    from colorize_utils.checkpoints.state import save
+
     if Path(name).name != name:
         raise CheckpointError(f"{name!r} is no name for a checkpoint: it must be one for a file, without a folder")
     loaded = load_generator(checkpoint, progress=False)

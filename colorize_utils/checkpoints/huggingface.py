@@ -16,16 +16,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from colorize_utils import __version__
 from colorize_utils.errors import CheckpointError
+from colorize_utils.machine import has_torch
 
 if TYPE_CHECKING:  # with it httpx
     from huggingface_hub import HfApi
 
 SCHEME = "hf://"
-SUFFIXES = (".safetensors", ".onnx")  # of a repository's checkpoint where none is named; the first that is there
+SUFFIXES = (".safetensors", ".onnx")  # of a repository's checkpoint where none is named
 TELEMETRY = "HF_HUB_DISABLE_TELEMETRY"
 _ADDRESS = re.compile(r"hf://(?:models/)?([A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)(?:@([^/@]+))?(?:/(.+))?")
 _MOST = 8  # files that a message lists
@@ -65,7 +64,8 @@ class Address:
     def choose(self, files: Sequence[str]) -> str:
         """The checkpoint among a repository's files: the one that is named, else the only one.
 
-        A repository may hold the same network as safetensors and as ONNX: the first of `SUFFIXES` counts.
+        A repository may hold the same network as safetensors and as ONNX: the first counts where PyTorch is installed,
+        the second, which does without, where it is not.
 
         Raises:
             CheckpointError: There is none, or there are several; the message lists them.
@@ -74,7 +74,7 @@ class Address:
             if self.file in files:
                 return self.file
             raise CheckpointError(f"{SCHEME}{self.repository} has no file {self.file}; {_listed(files)}")
-        for suffix in SUFFIXES:
+        for suffix in SUFFIXES if has_torch() else SUFFIXES[::-1]:
             found = [file for file in files if file.endswith(suffix)]
             if len(found) == 1:
                 return found[0]
@@ -147,7 +147,7 @@ def download(text: str, cache: Path | None = None, progress: bool = True) -> Dow
     except Exception as error:  # of the HTTP library's own types, which differ between versions of huggingface_hub
         return _cached(api, address, cache, error)
     listed = files[address.choose([*files])]
-    where |= {"filename": listed.rfilename, "cache_dir": cache, "tqdm_class": tqdm if progress else _Silent}
+    where |= {"filename": listed.rfilename, "cache_dir": cache, "tqdm_class": _bars(progress)}
     try:
         with _told(api, address):
             for again in (False, True):
@@ -257,8 +257,12 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-class _Silent(tqdm):  # type: ignore[type-arg]
-    """A progress bar that shows nothing."""
+def _bars(shown: bool) -> type:
+    """The class of progress bars, or of bars that show nothing."""
+    from tqdm.auto import tqdm  # a twentieth of a second that a single picture is spared
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **(options | {"disable": True}))
+    class Silent(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **(options | {"disable": True}))
+
+    return tqdm if shown else Silent

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import reprlib
-import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from colorize_utils import __version__
+from colorize_utils.checkpoints.kind import file_kind
 from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write
 from colorize_utils.generator_registry import ARCHITECTURES
@@ -31,42 +31,6 @@ from colorize_utils.models import BASE_CHANNELS, build_generator, predictor
 
 MAX_SIZE = 4096  # pixels a side, the largest working size accepted: no network here was trained at a quarter of it
 RESAVE = "torch.save(model.state_dict(), 'weights.pth')"
-
-
-def file_kind(path: Path, name: str) -> str:
-    """The kind of a checkpoint file, recognised by its content, not by its suffix.
-
-    Args:
-        path: The file.
-        name: What messages call it.
-
-    Returns:
-        "safetensors", "zip" (torch.save) or "pickle" (torch.save before 1.6).
-
-    Raises:
-        CheckpointError: The file is empty, a web page, a Git LFS pointer, or no checkpoint.
-        OSError: The file cannot be read.
-    """
-    with open(path, "rb") as file:
-        head = file.read(512)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        raise CheckpointError(f"{name} is empty (0 bytes); download it again")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(
-            f"{name} is a web page, not a checkpoint (most likely Google Drive's download limit); try again tomorrow, "
-            "or download it in a browser and pass its path as model_path"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{name} is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    # safetensors first: it begins with its header's length, whose first byte may be a pickle's 0x80.
-    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
-        return "safetensors"
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
-    if head[:1] == b"\x80":
-        return "pickle"
-    raise CheckpointError(f"{name} is not a checkpoint: neither safetensors nor written by torch.save, or cut short")
 
 
 # ---------------------------------------------------------------- reading
@@ -105,7 +69,10 @@ def read_weights(path: str | os.PathLike[str], name: str | None = None) -> Weigh
     """
     path = Path(path)
     name = name or path.name
-    if file_kind(path, name) == "safetensors":
+    kind = file_kind(path, name)
+    if kind == "onnx":
+        raise CheckpointError(f"{name} is an exported network, which only predicts; give the checkpoint it is made of")
+    if kind == "safetensors":
         try:
             return Weights(_plain_state(load_safetensors(path), name), _read_metadata(path))
         except (SafetensorError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The command line: colorize pictures and archives, serve the page; train, evaluate, compare, calibrate and release.
+"""The command line: colorize pictures and archives, serve the page, train, score and hand out networks.
 
     python -m colorize_utils photo.jpg            → photo-colorized.jpg
     python -m colorize_utils photos/ -o colour/   → the same names in colour/
@@ -10,6 +10,7 @@
     python -m colorize_utils calibrate CHECKPOINT --unknown FOLDER
     python -m colorize_utils release NAME CHECKPOINT
     python -m colorize_utils card -o FOLDER       → the bundled checkpoint and its card, for the Hugging Face Hub
+    python -m colorize_utils export MODEL -o MODEL.onnx
     python -m colorize_utils cache --clear
 
 Each command is a module of this package with `DESCRIPTION`, `add_arguments` and `run`. Results go to standard output,
@@ -23,8 +24,21 @@ import sys
 from collections.abc import Sequence
 
 from colorize_utils import __version__
-from colorize_utils.cli import archive, cache, calibrate, card, colorize, compare, evaluate, release, serve, train
+from colorize_utils.cli import (
+    archive,
+    cache,
+    calibrate,
+    card,
+    colorize,
+    compare,
+    evaluate,
+    export,
+    release,
+    serve,
+    train,
+)
 from colorize_utils.errors import ColorizeError
+from colorize_utils.machine import require_torch
 
 PROGRAM = "python -m colorize_utils"
 COMMANDS = {
@@ -37,9 +51,11 @@ COMMANDS = {
     "calibrate": calibrate,
     "release": release,
     "card": card,
+    "export": export,
     "cache": cache,
 }
 DEFAULT = "colorize"
+TRAINING = ("train", "evaluate", "compare", "calibrate", "release", "export")  # need PyTorch, whatever the options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments.insert(0, DEFAULT)
     options = _parser().parse_args(arguments)
     try:
+        if options.command in TRAINING:
+            require_torch(options.command)
         return COMMANDS[options.command].run(options, options.parser)
     except ColorizeError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from colorize_utils.cli.colorize import MOST_NAMED, not_read
-from colorize_utils.cli.options import add_precision_option, at_least, imports_uncollected
+from colorize_utils.cli.options import add_engine_option, add_precision_option, at_least, imports_uncollected
 
 DESCRIPTION = (
     "Colorize an archive: a folder of any size, on all cores and GPUs of this machine or of a cluster. "
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-colour", action="store_true", help="leave photographs that have colours of their own")
     parser.add_argument("--no-mark", action="store_true", help="do not write into results that colours are predicted")
     parser.add_argument("--device", help="cpu, cuda (default: the fastest that a worker has)")
+    add_engine_option(parser)
     add_precision_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         cluster=options.address,
         workers=options.workers,
         device=options.device,
+        engine=options.engine,
         precision=options.precision,
         style=options.style,
         strength=options.strength,

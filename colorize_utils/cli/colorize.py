@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colorize_utils.cli.options import add_precision_option, at_least, imports_uncollected
+from colorize_utils.cli.options import add_engine_option, add_precision_option, at_least, imports_uncollected
 
-if TYPE_CHECKING:  # with them torch
+if TYPE_CHECKING:
     from colorize_utils.inference import Colorizer, Hint
 
 MOST_NAMED = 10  # pictures that a note names
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", help="a checkpoint's name (--list-models), file or hf://OWNER/NAME (default: the bundled one)"
     )
     parser.add_argument("--list-models", action="store_true", help="list the checkpoints that have a name, and stop")
-    parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with scikit-learn")
+    parser.add_argument("--sample", action="store_true", help="colorize a photograph that comes with the package")
     parser.add_argument("--strength", type=float, default=1.0, help="0 leaves gray, 1 is the model's chroma (default)")
     parser.add_argument(
         "--style",
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist (never originals)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add_engine_option(parser)
     add_precision_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, no names of written files")
 
@@ -92,14 +93,16 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
     with imports_uncollected():
         from colorize_utils.checkpoints import DEFAULT
-        from colorize_utils.devices import keep_freed_memory
         from colorize_utils.errors import HintError
         from colorize_utils.inference import Colorizer, Hint, read_hints
         from colorize_utils.inference.batch import colorize_files
+        from colorize_utils.machine import keep_freed_memory
 
     progress, model = not options.quiet, options.model or DEFAULT
-    colorizer = Colorizer.from_checkpoint(model, options.device, progress, precision=options.precision)
-    if colorizer.device.type == "cpu":
+    colorizer = Colorizer.from_checkpoint(
+        model, options.device, progress, engine=options.engine, precision=options.precision
+    )
+    if str(colorizer.device) == "cpu":
         keep_freed_memory()
     if options.style not in (None, *colorizer.styles):
         parser.error(f"{colorizer.name} has no style {options.style}: it names a single colour; --strength is for it")

@@ -66,12 +66,12 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Scores checkpoints, and prints a table; returns the exit status."""
     from colorize_utils.checkpoints import DEFAULT
     from colorize_utils.data import load_splits, make_loader, species_names
-    from colorize_utils.devices import keep_freed_memory
     from colorize_utils.evaluation.prints import format_prints, score_prints
     from colorize_utils.evaluation.provenance import read_record, remarks, require_unseen
     from colorize_utils.evaluation.realism import LEAST, Gallery
     from colorize_utils.files import atomic_write
     from colorize_utils.inference import Colorizer
+    from colorize_utils.machine import keep_freed_memory
     from colorize_utils.metrics import format_scores, gray_baseline, mean_chroma_baseline, scoreboard
 
     if options.report or options.degraded:
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     models = options.models or [DEFAULT]
     where = options.device, progress
     colorizers = {model: Colorizer.from_checkpoint(model, *where, precision=options.precision) for model in models}
-    if any(colorizer.device.type == "cpu" for colorizer in colorizers.values()):
+    if any(str(colorizer.device) == "cpu" for colorizer in colorizers.values()):
         keep_freed_memory()
     records = {model: read_record(model) for model in models}
     how = {"crop": options.crop, "seed": options.seed, "count": options.count, "progress": progress}

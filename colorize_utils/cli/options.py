@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PRECISIONS = ("auto", "fp32", "bf16", "int8")  # inference/precision.py's: importing that would import torch
+PRECISIONS = ("auto", "fp32", "bf16", "int8")  # those of inference/engines.py: importing that would import NumPy
+ENGINES = ("auto", "onnx", "torch")
 RECIPE_HELP = {
     "epochs": "passes over the training pictures",
     "size": "training pictures are size×size",
@@ -58,6 +59,17 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help="fp32: exact; bf16: quicker on CPUs that have it; int8: quicker still on any CPU, nearly the same "
         "pictures (needs the extra int8); auto (default): bf16 where it is quicker and does not show, else fp32",
+    )
+
+
+def add_engine_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of commands that colorize: the engine."""
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=ENGINES,
+        help="onnx: ONNX Runtime, for the bundled model and what `export` wrote; torch: PyTorch, for all of them; auto "
+        "(default): onnx where it can do what is asked for, on the CPU in fp32, else torch",
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from colorize_utils.cli.options import add_precision_option, imports_uncollected
+from colorize_utils.cli.options import add_engine_option, add_precision_option, imports_uncollected
 
 DESCRIPTION = (
     "Start the web page: choose a photograph, see it in colour, tap what you know the colour of, download it. It is "
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--code", help="the code to enter, in place of a random one")
     parser.add_argument("--no-code", action="store_true", help="let everybody in without a code")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    add_engine_option(parser)
     add_precision_option(parser)
 
 
@@ -40,11 +41,13 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     with imports_uncollected():
         from colorize_utils.app.server import invitation, serving, wait
         from colorize_utils.checkpoints import DEFAULT
-        from colorize_utils.devices import keep_freed_memory
         from colorize_utils.inference import Colorizer
+        from colorize_utils.machine import keep_freed_memory
 
-    colorizer = Colorizer.from_checkpoint(options.model or DEFAULT, options.device, precision=options.precision)
-    if colorizer.device.type == "cpu":
+    colorizer = Colorizer.from_checkpoint(
+        options.model or DEFAULT, options.device, engine=options.engine, precision=options.precision
+    )
+    if str(colorizer.device) == "cpu":
         keep_freed_memory()
     if options.share:
         print("warning: --share makes a public address, through a server of Gradio's in the internet", file=sys.stderr)

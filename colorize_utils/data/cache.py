@@ -28,8 +28,8 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm.auto import tqdm
 
-from colorize_utils.devices import usable_cores
 from colorize_utils.errors import DataError
+from colorize_utils.machine import usable_cores
 
 if sys.platform != "win32":  # on Windows, only its age tells that a build was abandoned
     import fcntl

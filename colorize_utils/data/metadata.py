@@ -5,6 +5,7 @@ the arguments with which Pillow writes both into a file of each format. `read_ma
 metadata never costs a picture: what is broken, or has no room in the format, is left out.
 """
 
+import html
 import math
 import os
 import re
@@ -12,7 +13,6 @@ import struct
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field, replace
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
@@ -412,8 +412,8 @@ def _merged(packet: bytes, mark: Mark | None) -> bytes | None:
 def _description(mark: Mark, about: str) -> str:
     values = (DIGITAL_SOURCE_TYPE, f"colorize_utils, {mark.system}", f"{mark.version}, style {mark.style}")
     properties = "".join(
-        f"<Iptc4xmpExt:{name}>{escape(value)}</Iptc4xmpExt:{name}>"
+        f"<Iptc4xmpExt:{name}>{html.escape(value, quote=False)}</Iptc4xmpExt:{name}>"
         for name, value in zip(_MARK_PROPERTIES, values, strict=True)
     )
-    spaces = f"xmlns:rdf={quoteattr(_RDF)} xmlns:Iptc4xmpExt={quoteattr(_IPTC)}"
+    spaces = f'xmlns:rdf="{_RDF}" xmlns:Iptc4xmpExt="{_IPTC}"'
     return f'<rdf:Description {spaces} rdf:about="{about}">{properties}</rdf:Description>'

@@ -18,7 +18,6 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -490,17 +489,3 @@ def make_loader(
     order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     batches = BatchSampler(order, batch_size, drop_last=False)
     return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=num_workers)
-
-
-def sample_photograph() -> Image.Image:
-    """A gray photograph of a flower to try things on: scikit-learn's `flower.jpg`, turned gray.
-
-    Returns:
-        A picture of 640×427 pixels, mode "L".
-
-    Source:
-        CC BY 2.0, flickr.com/photos/vultilion/6056698931; scikit-learn carries the file and its licence.
-    """
-    package = find_spec("sklearn")  # looked for, not imported: with scipy, that would take longer than colorizing
-    assert package is not None and package.origin is not None  # it is required
-    return Image.open(Path(package.origin).parent / "datasets" / "images" / "flower.jpg").convert("L")

@@ -6,24 +6,26 @@ What metadata a result keeps is decided in metadata.py; files that hold several 
 import io
 import os
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import IO
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
-import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
-from torch import Tensor
 
 from colorize_utils.data.metadata import Mark, Metadata, read_metadata, save_options
 from colorize_utils.errors import PictureError
 from colorize_utils.files import atomic_write
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Whatever `to_gray` and `Colorizer.colorize` take.
-PictureLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+PictureLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
 
 # Suffix → Pillow's name of the format, for the formats that can hold 24-bit colour: results are written in these.
 WRITABLE = {
@@ -280,13 +282,11 @@ def to_gray(picture: PictureLike) -> GrayPicture:
         PictureError: The picture cannot be read.
         ValueError: An array's shape, type or range does not fit.
     """
-    if isinstance(picture, Tensor):
-        picture = picture.detach().cpu()
-        picture = picture.float() if picture.dtype in (torch.float16, torch.bfloat16) else picture
-        picture = (picture if picture.ndim != 3 else picture.permute(1, 2, 0)).numpy()
+    if "torch" in sys.modules:  # else there are no tensors
+        picture = _from_tensor(picture)
     if isinstance(picture, np.ndarray):
         return _array_to_gray(picture)
-    image, name = open_upright(picture), _name(picture)
+    image, name = open_upright(cast("str | bytes | Image.Image", picture)), _name(picture)
     try:
         alpha = _alpha(image)
         if image.mode.startswith(("I", "F")):
@@ -295,6 +295,17 @@ def to_gray(picture: PictureLike) -> GrayPicture:
         return GrayPicture(np.asarray(_to_l(image)), alpha)
     except (ValueError, OSError) as error:  # Pillow cannot convert the mode
         raise PictureError(f"{name} cannot be turned gray ({error}); save it as an 8-bit PNG first") from error
+
+
+def _from_tensor(picture: PictureLike) -> PictureLike:
+    """The array (H, W) or (H, W, C) of a tensor (H, W) or (C, H, W); whatever else is given, as it is."""
+    import torch
+
+    if not isinstance(picture, torch.Tensor):
+        return picture
+    picture = picture.detach().cpu()
+    picture = picture.float() if picture.dtype in (torch.float16, torch.bfloat16) else picture
+    return (picture if picture.ndim != 3 else picture.permute(1, 2, 0)).numpy()
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:

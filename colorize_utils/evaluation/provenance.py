@@ -12,8 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from colorize_utils.checkpoints import fetch
-from colorize_utils.checkpoints.state import file_kind
+from colorize_utils.checkpoints import fetch, file_kind
 from colorize_utils.data import Splits, split_place
 from colorize_utils.data.pairs import FOLDER_RULE, generated_names, generated_parts
 from colorize_utils.errors import DataError

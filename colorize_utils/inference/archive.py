@@ -24,6 +24,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -33,17 +34,16 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pages import open_pages, require_room
 from colorize_utils.data.pictures import has_colours, is_pictures_name, to_gray, without_warnings
-from colorize_utils.devices import keep_freed_memory, usable_cores
 from colorize_utils.errors import ClusterError, PictureError
+from colorize_utils.generator_registry import UNFAMILIAR
 from colorize_utils.inference.batch import BatchReport, as_it_is, colour_name, pictures_below, reason, save_result
 from colorize_utils.inference.colorizer import Colorizer, resized, with_chroma_of, working_size
-from colorize_utils.multiscale import UNFAMILIAR
+from colorize_utils.machine import has_torch, keep_freed_memory, usable_cores
 
 if TYPE_CHECKING:
     import pyarrow
@@ -361,7 +361,7 @@ class Stages:
                 if not chroma:
                     yield page, as_it_is(page)
                     continue
-                yield page, with_chroma_of(to_gray(page), torch.from_numpy(_unpacked(chroma)), self.strength)
+                yield page, with_chroma_of(to_gray(page), _unpacked(chroma), self.strength)
 
         target = self.output / row["output"]
         if not target.exists():  # else it was written by a process that died before it could say so
@@ -405,11 +405,20 @@ class Network:
         device: As in `Colorizer`.
         precision: As in `Colorizer`.
         style: As in `Colorizer.colorize`.
+        engine: As in `Colorizer.from_checkpoint`.
     """
 
-    def __init__(self, model: str, checkpoint: str, device: str | None, precision: str, style: str | None):
+    def __init__(
+        self,
+        model: str,
+        checkpoint: str,
+        device: str | None,
+        precision: str,
+        style: str | None,
+        engine: str = "auto",
+    ):
         _use_one_core()
-        self._colorizer = Colorizer.from_checkpoint(model, device, progress=False, precision=precision)
+        self._colorizer = Colorizer.from_checkpoint(model, device, progress=False, engine=engine, precision=precision)
         if self._colorizer.checkpoint != checkpoint:
             raise ClusterError(f"{model} is another checkpoint on {platform.node()} than where the run was begun")
         self._style = style
@@ -432,7 +441,7 @@ class Network:
                 (self._colorizer.unfamiliarity(_unpacked(page)) or 0.0 for page in judged), default=0.0
             )
             row["chroma"] = [
-                _packed(self._colorizer.chroma(_unpacked(page), self._style).numpy()) if page else b"" for page in seen
+                _packed(self._colorizer.chroma(_unpacked(page), self._style)) if page else b"" for page in seen
             ]
         except Exception as error:
             row |= {"outcome": "failed", "reason": reason(row["path"], error), "chroma": []}
@@ -445,7 +454,10 @@ class Network:
 
 def _use_one_core() -> None:
     """Ray starts a process for every share of a core."""
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
     keep_freed_memory()
 
 
@@ -574,6 +586,7 @@ def colorize_archive(
     cluster: str | None = None,
     workers: int | None = None,
     device: str | None = None,
+    engine: str = "auto",
     precision: str = "auto",
     style: str | None = None,
     strength: float = 1.0,
@@ -591,6 +604,8 @@ def colorize_archive(
         cluster: The address of a Ray cluster to join; by default Ray starts on this machine alone.
         workers: How many networks work at once; by default as many as there are GPUs, or else cores.
         device: Where they compute; by default the fastest device that a worker has.
+        engine: As in `Colorizer.from_checkpoint`, but that "auto" is PyTorch where this process could load it: GPUs are
+            the point of an archive, and all workers have the same engine.
         precision: As in `Colorizer`.
         style: As in `Colorizer.colorize`.
         strength: As in `Colorizer.colorize`.
@@ -607,7 +622,9 @@ def colorize_archive(
         ValueError: The model does not have the style.
     """
     require_ray()
-    colorizer = Colorizer.from_checkpoint(model, "cpu", progress, precision="fp32")
+    if engine == "auto" and has_torch():
+        engine = "torch"
+    colorizer = Colorizer.from_checkpoint(model, "cpu", progress, engine=engine)
     own = colorizer.mark(style)
     stages = Stages(source, output, colorizer.size, colorizer.judged_side, own if mark else None, strength, skip_colour)
     state = output / STATE
@@ -616,7 +633,7 @@ def colorize_archive(
         forget_failed(output)
     if os.path.exists(model):  # workers have other working folders
         model = os.path.abspath(model)
-    network = (model, colorizer.checkpoint, device, precision, own.style)
+    network = (model, colorizer.checkpoint, device, precision, own.style, engine)
     with _ray(cluster):
         _run(stages, network, state, workers, progress)
     report = read_report(output)

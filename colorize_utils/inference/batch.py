@@ -6,14 +6,13 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm.auto import tqdm
 
 from colorize_utils.data.metadata import Mark, read_mark
 from colorize_utils.data.pages import open_pages, require_room, save_pages
@@ -25,11 +24,11 @@ from colorize_utils.data.pictures import (
     save_picture,
     without_warnings,
 )
-from colorize_utils.devices import is_out_of_memory, usable_cores
 from colorize_utils.errors import HintError, PictureError
 from colorize_utils.files import MAX_NAME, shortened
+from colorize_utils.generator_registry import UNFAMILIAR
 from colorize_utils.inference.colorizer import Colorizer
-from colorize_utils.multiscale import UNFAMILIAR
+from colorize_utils.machine import is_out_of_memory, usable_cores
 
 ADDITION = "-colorized"
 
@@ -137,11 +136,8 @@ def colorize_files(
             save_picture(answer.picture, path, original, own if mark else None, place=place)
             report.chosen[path] = (answer.name, answer.probability)
 
-    def colorize(original: Path, target: Path) -> tuple[str, bool, float]:
-        """Colorizes a picture.
-
-        Returns the report's list that it belongs to, whether it has colours of its own, and its unfamiliarity.
-        """
+    def colorize(original: Path, target: Path) -> _Outcome:
+        """Colorizes a picture."""
         if os.path.realpath(target) in originals:
             raise PictureError(f"{target} is an original; choose another output")
         if claimed[target] != original:
@@ -181,7 +177,7 @@ def colorize_files(
     with without_warnings(), colorizer.shared_by(workers), ThreadPoolExecutor(workers) as pool:
         try:
             running = [pool.submit(colorize, *job) for job in jobs]
-            bar = tqdm(running, desc="colorizing", unit="pic", disable=not progress or len(jobs) < 2)
+            bar = _with_progress(running) if progress and len(jobs) > 1 else running
             for (original, target), result in zip(jobs, bar, strict=True):
                 try:
                     outcome, coloured, strange = result.result()
@@ -202,6 +198,16 @@ def colorize_files(
         found = ((path, read_mark(path)) for path in report.skipped)
         report.others = [(path, other) for path, other in found if other and not other.is_of_the_same(own)]
     return report
+
+
+def _with_progress(running: "list[Future[_Outcome]]") -> "Iterable[Future[_Outcome]]":
+    from tqdm.auto import tqdm  # a twentieth of a second that a single picture is spared
+
+    return tqdm(running, desc="colorizing", unit="pic")
+
+
+_Outcome = tuple[str, bool, float]
+"""The report's list that a picture belongs to, whether it has colours of its own, and its unfamiliarity."""
 
 
 class Room:

@@ -4,75 +4,46 @@ The network sees the picture at its working size, for example 64 or 256 pixels a
 which the eye resolves poorly. Luminance, which carries the sharpness, is the given picture's, kept exactly at every
 pixel (colour.py), whatever the size. The submission instead squashes a picture to a square and shows the network's own
 output; `keep_luminance=False` gives that, clamped and scaled back up.
+
+The network itself is an engine's (engines.py): PyTorch's or ONNX Runtime's. Everything here is NumPy and Pillow, for
+both.
 """
 
 import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
 
 from colorize_utils import palette
-from colorize_utils.checkpoints import DEFAULT, load_generator
-from colorize_utils.colour import chroma_of, merge, unit, with_chroma
+from colorize_utils.checkpoints.hub import DEFAULT, EXPORTED, REGISTRY, exported, fetch, load_generator
+from colorize_utils.colour import green_of, merge, unit
 from colorize_utils.data.metadata import Mark
 from colorize_utils.data.pictures import GrayPicture, PictureLike, to_gray
-from colorize_utils.devices import choose_device
-from colorize_utils.errors import CheckpointError, DeviceError, HintError
+from colorize_utils.errors import CheckpointError, HintError
+from colorize_utils.generator_registry import COLOUR, PROBABILITIES, STYLES
+from colorize_utils.inference.engines import Engine, choose_engine
 from colorize_utils.inference.hints import Answer, Belief, Hint, beliefs, hint_planes
-from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16
-from colorize_utils.models import POOLINGS, MeanColour, fuse_batch_norms, predicts_distribution
-from colorize_utils.multiscale import AveragedDistribution, MultiscaleUNet
+from colorize_utils.inference.onnx_engine import OnnxEngine
+from colorize_utils.machine import require_torch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 MAX_ASPECT = 4  # the longer side at working size is at most this many times the working size
-_STYLES = {"safe": palette.safe, "vivid": palette.vivid}  # how chroma is read from a predicted distribution
-STYLES = tuple(_STYLES)
 # The calmer style suits people and things, which the bundled network was not trained on; on flowers it is a matter of
 # taste.
 DEFAULT_STYLE = "safe"
-_DEVICES = {"int8": ("cpu",), "bf16": ("cpu", "cuda")}  # that can compute in it; fp32 all can
 _MOST = 1e6  # largest magnitude of an output that merging in float32 can take
 _AROUND = 1  # places of the distribution in each direction that are averaged for the belief at a place
 # Side of the window that smooths the width of belief, before its widest place is sought: a petal, not a pixel.
 _WINDOW = 15
 _SURE = 0.4  # standard deviation of chroma, red and blue together, that counts as no belief at all
 _BAND = 1 << 16  # pixels merged at a time: bounds the memory that a large photograph takes, and fits the CPU's cache
-
-
-class _Shares:
-    """Shares the cores among the threads that colorize, by setting the number of PyTorch's own threads.
-
-    That number is the whole process's, so the workers of all blocks of `Colorizer.shared_by` are counted together,
-    whichever colorizer they belong to and however they overlap.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._workers = 0
-        self._threads = 0  # PyTorch's number of threads before the first block began
-
-    def enter(self, workers: int) -> None:
-        with self._lock:
-            if not self._workers:
-                self._threads = torch.get_num_threads()
-            self._workers += workers
-            torch.set_num_threads(max(1, self._threads // self._workers))
-
-    def leave(self, workers: int) -> None:
-        with self._lock:
-            self._workers -= workers
-            # At the end of every block, not only of the last: PyTorch also keeps a number for each thread, so this
-            # thread gets the old one back, while threads that colorize in other blocks keep their share.
-            torch.set_num_threads(self._threads)
-
-
-_SHARES = _Shares()
 
 
 class Colorizer:
@@ -83,7 +54,7 @@ class Colorizer:
 
     Args:
         network: Gray (B, 1, H, W) → colour (B, 3, H, W), both in [0, 1], or a distribution over colours (palette.py);
-            it is copied to `device`, its batch norms fused.
+            PyTorch computes it, and it is copied to `device`, its batch norms fused. Or an `Engine` that is ready.
         size: Its working size, pixels a side of a square; pictures of other aspects get the same area.
         name: How tables, errors and marks call it.
         device: Where it computes; by default the fastest device there is, for int8 the CPU.
@@ -94,90 +65,92 @@ class Colorizer:
         checkpoint: The SHA-256 of the file that the network is from, for `mark`; "" where it is from none.
 
     Attributes:
+        engine: What computes the network.
         has_distribution: Whether the network predicts a distribution over colours.
         takes_hints: Whether it can be given the colours of places.
+        device: Where it computes; `str` makes "cpu", "cuda" … of it.
         precision: The precision in use: "fp32", "bf16" or "int8".
 
     Raises:
-        ValueError: `precision` is none of `precision.PRECISIONS`.
+        ValueError: `precision` is none of `engines.PRECISIONS`.
         DeviceError: The device is not there, or the precision cannot be used on it.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: "nn.Module | Engine",
         size: int,
         name: str = "colorizer",
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
         *,
         precision: str = "auto",
         checkpoint: str = "",
     ):
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.device = torch.device("cpu") if precision == "int8" and device is None else choose_device(device)
-        if self.device.type not in _DEVICES.get(precision, (self.device.type,)):
-            able = " or ".join(_DEVICES[precision])
-            raise DeviceError(f"{precision} computes on {able}, not on {self.device}; leave out one of the two")
-        if isinstance(network, MeanColour):
-            network = network.generator  # its distribution; the mean colour is the style "safe"
-        self.has_distribution = predicts_distribution(network)
-        self.takes_hints = isinstance(network, MultiscaleUNet)
-        self._judge: MultiscaleUNet | None = None
-        if isinstance(network, MultiscaleUNet) and network.knows_what_it_knows:
-            self._judge = network.at(min(network.side_lengths)).to(self.device)
-        self.precision = choose_precision(network, size, self.device) if precision == "auto" else precision
-        self.network: Callable[..., Tensor]
-        # Channels-last saves the U-Net 17 % of its time (256×256, width 1, two cores); on MPS it was not tried.
-        layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
-
-        def prepare(network: nn.Module, size: int) -> nn.Module:
-            if self.precision == "int8":
-                from colorize_utils.inference.quantization import Int8Network  # and with it what it calibrates with
-
-                return Int8Network(network, size)
-            ready = fuse_batch_norms(network)
-            if self.precision == "bf16":
-                ready = convolve_in_bf16(ready)
-            return ready.to(self.device).to(memory_format=layout)
-
-        if self.has_distribution:
-            self.network = AveragedDistribution(network, size, prepare)
+        self.engine: Engine
+        if isinstance(network, Engine):
+            self.engine = network
         else:
-            self.network = prepare(network, size)
+            from colorize_utils.inference.torch_engine import TorchEngine  # and with it PyTorch
+
+            self.engine = TorchEngine(network, size, device, precision)
+        self.has_distribution = self.engine.has_distribution
+        self.takes_hints = self.engine.takes_hints
+        self.device = self.engine.device
+        self.precision = self.engine.precision
         self.size = size
         self.name = name
         self.checkpoint = checkpoint
         self._turn = threading.Lock()
         self._sharing = 0  # blocks of `shared_by` that are open
-        self._can_be_shared = self.device.type == "cpu" and self.precision != "int8"  # whose engine has its own threads
 
     @classmethod
     def from_checkpoint(
         cls,
         name_or_path: str | os.PathLike[str] = DEFAULT,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
         progress: bool = True,
-        **how: Any,
+        *,
+        engine: str = "auto",
+        precision: str = "auto",
     ) -> "Colorizer":
         """Makes a colorizer from a checkpoint; architecture and width are recognised from its file.
 
         Args:
             name_or_path: A name of the registry (checkpoints/hub.py), a link, a repository of the Hugging Face Hub
-                (hf://OWNER/NAME) or a file; by default the bundled checkpoint.
-            device: Where it computes; by default the fastest device there is, for int8 the CPU.
+                (hf://OWNER/NAME) or a file; by default the bundled checkpoint. A file may be a checkpoint, or what
+                `export` made of one.
+            device: Where it computes; by default the fastest device there is, for int8 and ONNX Runtime the CPU.
             progress: Shows the progress of a download.
-            **how: Goes to `Colorizer`: `precision`.
+            engine: "torch" is PyTorch; "onnx" is ONNX Runtime, for what was exported; "auto" takes ONNX Runtime where
+                that can do what is asked for and PyTorch is not loaded in this process (engines.py).
+            precision: As in `Colorizer`.
 
         Returns:
             The colorizer, with the checkpoint's working size and name.
 
         Raises:
-            CheckpointError: The checkpoint cannot be fetched or read.
+            ValueError: `engine` or `precision` is none.
+            CheckpointError: The checkpoint cannot be fetched or read, or is not for the engine.
             DeviceError: The device is not there, or the precision cannot be used on it.
+            PackageError: PyTorch is needed, and not installed.
         """
+        is_both = os.fspath(name_or_path) in EXPORTED  # a checkpoint, and the file that was made of it
+        light = None if is_both and engine == "torch" else exported(name_or_path, progress)
+        chosen = choose_engine(engine, light is not None, device, precision)
+        if light is not None and not is_both:  # nothing else can compute it
+            chosen = choose_engine("onnx", True, device, precision)
+            if engine == "torch":
+                raise CheckpointError(f"{light.name} is for the engine onnx alone; give the checkpoint it was made of")
+        if chosen == "onnx":
+            if light is None:
+                raise CheckpointError(
+                    f"{os.fspath(name_or_path)} is no exported file; make one: python -m colorize_utils export"
+                )
+            ready = OnnxEngine(light)
+            return cls(ready, ready.size, ready.about.name, checkpoint=ready.about.source_sha256)
+        require_torch(_purpose(name_or_path, engine, light is not None, device, precision))
         loaded = load_generator(name_or_path, progress=progress)
-        return cls(loaded.predictor, loaded.size, loaded.name, device, checkpoint=loaded.sha256, **how)
+        return cls(loaded.predictor, loaded.size, loaded.name, device, checkpoint=loaded.sha256, precision=precision)
 
     @contextlib.contextmanager
     def shared_by(self, workers: int) -> Iterator[None]:
@@ -192,10 +165,10 @@ class Colorizer:
         Args:
             workers: How many threads colorize.
         """
-        if not self._can_be_shared:
+        if not self.engine.can_be_shared:
             yield
             return
-        _SHARES.enter(workers)
+        self.engine.share(workers)
         with self._turn:  # a picture that was begun on all cores is finished first
             self._sharing += 1
         try:
@@ -203,12 +176,12 @@ class Colorizer:
         finally:
             with self._turn:
                 self._sharing -= 1
-            _SHARES.leave(workers)
+            self.engine.unshare(workers)
 
     @property
     def judged_side(self) -> int:
         """The side of the square to which `unfamiliarity` resizes a picture; 0 where the network cannot tell it."""
-        return min(self._judge.side_lengths) if self._judge else 0
+        return self.engine.judged_side
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -414,7 +387,7 @@ class Colorizer:
         width_of_belief = np.sqrt(palette.variance(self._distribution(gray, hints))) / _SURE
         return resized(width_of_belief.clip(0, 1), *gray.shape)
 
-    def chroma(self, small: np.ndarray, style: str | None = None) -> Tensor:
+    def chroma(self, small: np.ndarray, style: str | None = None) -> np.ndarray:
         """Predicts the chroma of a gray picture at working size: the network's part of `colorize`.
 
         `working_size` makes its argument, and `with_chroma_of` takes its result, so that the three may be computed in
@@ -425,14 +398,15 @@ class Colorizer:
             style: As in `colorize`.
 
         Returns:
-            Red and blue minus luma, (2, h, w) in [−1, 1], on the CPU; half as high and wide where the network predicts
+            Red and blue minus luma, (2, h, w) float32 in [−1, 1]; half as high and wide where the network predicts
             a distribution.
 
         Raises:
             ValueError: The network does not have the style.
             CheckpointError: The network's output is NaN or out of all bounds.
         """
-        return self._styled(self._predict(small), self._known(style))[0]
+        chroma: np.ndarray = self._predict(self._known(style), small)[0]
+        return chroma
 
     def unfamiliarity(self, picture: PictureLike) -> float | None:
         """How sure the network is that a picture is none of the kind that it was trained on.
@@ -441,20 +415,19 @@ class Colorizer:
             picture: As in `colorize`.
 
         Returns:
-            A number in [0, 1]; above `multiscale.UNFAMILIAR` expect colours that are far off. None where the network
-            was not taught to tell.
+            A number in [0, 1]; above `generator_registry.UNFAMILIAR` expect colours that are far off. None where the
+            network was not taught to tell.
 
         Raises:
             PictureError: The picture cannot be read.
             ValueError: An array does not fit.
         """
-        if self._judge is None:
+        if not self.judged_side:
             return None
         levels = resized(to_gray(picture).gray, self.judged_side, self.judged_side)
-        with torch.inference_mode():
-            return float(self._judge.unfamiliarity(_unit(levels[None]).to(self.device)))
+        return self.engine.unfamiliarity(_unit(levels)[None, None])
 
-    def predictor(self, keep_luminance: bool = True, style: str | None = None) -> Callable[[Tensor], Tensor]:
+    def predictor(self, keep_luminance: bool = True, style: str | None = None) -> "Callable[[Tensor], Tensor]":
         """Makes a function that colorizes batches, for the scoreboard.
 
         It scores the 8-bit pictures that people get, because it calls `colorize` for each picture of a batch.
@@ -466,8 +439,9 @@ class Colorizer:
         Returns:
             A function of gray (B, 1, H, W) to colour (B, 3, H, W), both in [0, 1].
         """
+        import torch
 
-        def predict(gray: Tensor) -> Tensor:
+        def predict(gray: "Tensor") -> "Tensor":
             levels = (255 * gray).round().byte().squeeze(1).cpu().numpy()  # (B, H, W)
             pictures = [np.asarray(self.colorize(picture, keep_luminance, style=style)) for picture in levels]
             return unit(torch.from_numpy(np.stack(pictures))).permute(0, 3, 1, 2).to(gray.device)
@@ -497,7 +471,8 @@ class Colorizer:
         """The probabilities of the palette's colours, (COLOURS, h, w), for a gray picture (H, W)."""
         if not self.has_distribution:
             raise ValueError(f"{self.name} names a single colour for each place, and does not know how sure it is")
-        return self._predict(*self._asked(gray, [hints]))[0].numpy()
+        probabilities: np.ndarray = self._predict(PROBABILITIES, *self._asked(gray, [hints]))[0]
+        return probabilities
 
     def _asked(self, gray: np.ndarray, several: Sequence[Sequence[Hint]]) -> tuple[np.ndarray, np.ndarray | None]:
         """What the network is asked for a gray picture (H, W): the picture at working size, and sets of hints there."""
@@ -507,19 +482,15 @@ class Colorizer:
         self._require_hints()
         return small, np.stack([hint_planes(hints, gray, *small.shape) for hints in several])
 
-    def _chroma(self, gray: np.ndarray, style: str, several: Sequence[Sequence[Hint]]) -> Tensor:
+    def _chroma(self, gray: np.ndarray, style: str, several: Sequence[Sequence[Hint]]) -> np.ndarray:
         """The network's chroma of a gray picture (H, W), for each set of hints: (N, 2, h, w) in [−1, 1].
 
         It is red and blue minus luma. h and w are the sides at working size, or half of them where the network predicts
         a distribution.
         """
-        return self._styled(self._predict(*self._asked(gray, several)), style)
+        return self._predict(style, *self._asked(gray, several))
 
-    def _styled(self, output: Tensor, style: str) -> Tensor:
-        """The chroma, (N, 2, h, w) in [−1, 1], of the network's answers: distributions or colours."""
-        return _STYLES[style](output) if self.has_distribution else chroma_of(output)
-
-    def _raw(self, gray: np.ndarray, style: str, hints: Sequence[Hint]) -> Tensor:
+    def _raw(self, gray: np.ndarray, style: str, hints: Sequence[Hint]) -> np.ndarray:
         """The network's colour (3, size, size) of a gray picture squashed to a square."""
         side = 2 * max(1, self.size // 2)
         small = resized(gray, side, side)
@@ -527,43 +498,51 @@ class Colorizer:
         if hints:
             self._require_hints()
             told = hint_planes(hints, gray, side, side)[None]
-        output = self._predict(small, told)
-        if self.has_distribution:
-            planes = [
-                resized(plane, side, side, Image.Resampling.BICUBIC) for plane in _STYLES[style](output)[0].numpy()
-            ]
-            return with_chroma(_unit(small[None]), torch.from_numpy(np.stack(planes))[None])[0]
-        return output[0]
+        if not self.has_distribution:
+            colour: np.ndarray = self._predict(COLOUR, small, told)[0]
+            return colour
+        chroma = self._predict(style, small, told)[0]
+        red, blue = (resized(plane, side, side, Image.Resampling.BICUBIC) for plane in chroma)
+        return _unit(small) + np.stack([red, green_of(red, blue), blue])
 
-    @torch.inference_mode()
-    def _predict(self, levels: np.ndarray, hints: np.ndarray | None = None) -> Tensor:
-        """The network's answer to 8-bit gray (h, w) of even sides, on the CPU.
+    def _predict(self, wanted: str, levels: np.ndarray, hints: np.ndarray | None = None) -> np.ndarray:
+        """What is wanted (prediction.py) of 8-bit gray (h, w) of even sides.
 
-        It is the probabilities of a distribution, (N, COLOURS, h/2, w/2), or colour, (N, 3, h, w): one answer for each
-        set of hints (N, 3, h, w), or a single one where there are none.
+        There is one answer for each set of hints (N, 3, h, w), or a single one where there are none.
         """
-        gray = _unit(levels[None])
-        h, w = levels.shape
-        if not self.has_distribution:  # an `AveragedDistribution` pads by itself
-            multiple = 2**POOLINGS
-            gray = F.pad(gray, (0, -w % multiple, 0, -h % multiple), mode="replicate")
-        asked = [gray.to(self.device)]
+        gray = _unit(levels)[None, None]
         if hints is not None:
-            asked = [asked[0].expand(len(hints), -1, -1, -1), torch.from_numpy(hints).to(self.device)]
+            gray = gray.repeat(len(hints), axis=0)
         with contextlib.nullcontext() if self._sharing else self._turn:
-            output = self.network(*asked)
-        output = output[..., :h, :w].float().cpu()
-        if not output.abs().max() < _MOST:  # true of NaN, too; finite weights may have products that are not finite
+            (output,) = self.engine.predict([wanted], gray, hints)
+        if not np.abs(output).max() < _MOST:  # true of NaN, too; finite weights may have products that are not finite
             raise CheckpointError(
                 f"{self.name} answers NaN or numbers beyond all bounds; its weights are damaged, use another"
             )
         return output
 
 
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    from scipy.ndimage import uniform_filter  # a tenth of a second that a single picture is spared
+def _purpose(name_or_path: str | os.PathLike[str], engine: str, light: bool, device: object, precision: str) -> str:
+    """What PyTorch is needed for, in words for an error."""
+    if engine == "torch":
+        return "the engine torch"
+    if not light:
+        if os.fspath(name_or_path) not in REGISTRY and "://" not in os.fspath(name_or_path):
+            fetch(name_or_path)  # raises where there is no such file: PyTorch would not help
+        return f"{os.fspath(name_or_path)}, a checkpoint that is not exported,"
+    if precision not in ("auto", "fp32"):
+        return f"precision {precision}"
+    return f"device {device}"
 
-    return uniform_filter(values, _WINDOW, mode="constant")
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """The means (h, w) of values (h, w) in windows of `_WINDOW` places a side, 0 beyond the edge."""
+    sums = np.pad(values.astype(np.float64), _WINDOW // 2)
+    for axis in (0, 1):  # a window's sum is the difference of two running sums
+        running = np.cumsum(np.insert(sums, 0, 0, axis=axis), axis=axis)
+        sums = np.take(running, np.arange(_WINDOW, running.shape[axis]), axis=axis)
+        sums -= np.take(running, np.arange(running.shape[axis] - _WINDOW), axis=axis)
+    return (sums / _WINDOW**2).astype(np.float32)
 
 
 def _peak(values: np.ndarray) -> tuple[int, int]:
@@ -588,8 +567,9 @@ def _believed_at(
     return beliefs(around.mean(axis=(1, 2)), float(gray[int(y), int(x)]))
 
 
-def _unit(levels: np.ndarray) -> Tensor:
-    return unit(torch.from_numpy(levels))[:, None]  # (B, h, w) → (B, 1, h, w)
+def _unit(levels: np.ndarray) -> np.ndarray:
+    """8-bit levels as numbers in [0, 1], as `colour.unit` makes them of tensors."""
+    return levels.astype(np.float32) / np.float32(255)
 
 
 def working_size(gray: np.ndarray, size: int) -> np.ndarray:
@@ -630,7 +610,7 @@ def resized(
     return np.array(Image.fromarray(plane).resize((width, height), resampling, box))
 
 
-def with_chroma_of(source: GrayPicture, chroma: Tensor, strength: float = 1.0) -> Image.Image:
+def with_chroma_of(source: GrayPicture, chroma: np.ndarray, strength: float = 1.0) -> Image.Image:
     """Puts predicted chroma on a picture's own luminance: the last part of `Colorizer.colorize`.
 
     Args:
@@ -648,14 +628,16 @@ def _image(rgb: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
     return Image.fromarray(rgb if alpha is None else np.dstack([rgb, alpha]))
 
 
-def _in_bands(small: Tensor, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+def _in_bands(
+    small: np.ndarray, gray: np.ndarray, finish: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Enlarges `small` (C, h, w) to the size of `gray` (H, W) and makes pixels of both, band by band: (H, W, 3) uint8.
 
     finish: makes pixels (b, W, 3) uint8 of a band of b rows, from its gray (b, W) and its enlarged planes (C, b, W).
     """
     height, width = gray.shape
     rows = small.shape[1]
-    columns = [resized(plane, rows, width, Image.Resampling.BICUBIC) for plane in small.numpy()]  # (h, W) each
+    columns = [resized(plane, rows, width, Image.Resampling.BICUBIC) for plane in small]  # (h, W) each
     result = np.empty((height, width, 3), np.uint8)
     step = max(1, _BAND // width)
     for start in range(0, height, step):

@@ -1,4 +1,4 @@
-"""A network as a file for ONNX Runtime, an engine that computes without PyTorch; needs the extra `int8`."""
+"""A bare network as a file for ONNX Runtime, from which int8 is made; export.py writes the whole of prediction."""
 
 import contextlib
 import importlib
@@ -13,8 +13,9 @@ from torch import nn
 
 from colorize_utils.errors import DeviceError
 from colorize_utils.files import atomic_write
+from colorize_utils.generator_registry import HINT_CHANNELS
 from colorize_utils.models import POOLINGS, fuse_batch_norms
-from colorize_utils.multiscale import HINT_CHANNELS, MultiscaleUNet
+from colorize_utils.multiscale import MultiscaleUNet
 
 INPUTS = ("gray", "hints")  # of an exported network, the second where it takes hints
 MOST_PICTURES = 1024  # in a batch

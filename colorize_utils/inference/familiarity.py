@@ -22,7 +22,8 @@ from colorize_utils.colour import unit
 from colorize_utils.data.pairs import PairDataset
 from colorize_utils.data.pictures import is_picture, to_gray
 from colorize_utils.errors import DataError, PictureError
-from colorize_utils.multiscale import UNFAMILIAR, MultiscaleUNet
+from colorize_utils.generator_registry import UNFAMILIAR
+from colorize_utils.multiscale import MultiscaleUNet
 
 WARNED = 0.05  # share of the pictures held back that are warned of, at most
 CROPS = 7  # squares cut from each unknown picture at random, beside the whole

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageColor
 
 from colorize_utils import palette
 from colorize_utils.colour import LUMA_WEIGHTS, merge
 from colorize_utils.errors import HintError
 from colorize_utils.files import atomic_write
-from colorize_utils.naming import colour_name
+from colorize_utils.naming import colour_name, lab
 
 RGB = tuple[int, int, int]
 """8-bit red, green and blue."""
@@ -247,7 +246,7 @@ def beliefs(probabilities: np.ndarray, level: float) -> list[Belief]:
     Returns:
         One for each name whose colours have a probability of `LEAST_BELIEVED` together, the likeliest first.
     """
-    chromas = palette.chromas().numpy()  # (COLOURS, 2)
+    chromas = palette.grid()
     names = np.array(_names(_coloured(chromas, level)))
     found = []
     for name in dict.fromkeys(names):
@@ -266,7 +265,4 @@ def _coloured(chromas: np.ndarray, level: float) -> np.ndarray:
 
 
 def _names(colours: np.ndarray) -> list[str]:
-    from colorize_utils.metrics import lab  # and with it what scores pictures, which one picture is spared
-
-    planes = torch.from_numpy(colours.astype(np.float32) / 255).T[None, :, :, None]  # (1, 3, N, 1)
-    return [colour_name(a, b) for a, b in lab(planes)[0, 1:, :, 0].T.tolist()]
+    return [colour_name(a, b) for _, a, b in lab(colours).tolist()]

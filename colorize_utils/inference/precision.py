@@ -16,7 +16,6 @@ from colorize_utils.data import sample_photograph
 from colorize_utils.devices import has_bf16
 from colorize_utils.models import count_parameters, fuse_batch_norms, predicts_distribution
 
-PRECISIONS = ("auto", "fp32", "bf16", "int8")
 # Parameters times pixels from which `auto` takes bf16. A U-Net of an eighth of the width at 256×256, or of half the
 # width at 64×64, lies just above it; in bf16 it is 1.5 times as fast (one core with AVX-512 BF16). Far below it layers
 # are so small that bf16 gains nothing. tests/benchmarks/precision.py prints the table.

@@ -16,9 +16,9 @@ from colorize_utils.data.hints import with_hints
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import DeviceError
 from colorize_utils.files import atomic_write, cache_folder
+from colorize_utils.generator_registry import HINT_CHANNELS
 from colorize_utils.inference.engine import export_onnx, require_packages, silence
 from colorize_utils.models import fuse_batch_norms
-from colorize_utils.multiscale import HINT_CHANNELS
 
 FORMAT = 2  # part of every file's name in the cache: raise it when what is written changes
 # Pixels to calibrate with: 64 pictures of 64×64, and fewer larger ones, because all activations are held at once.

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from colorize_utils import __version__
 
-# Requirement → the module by which it is imported. A test compares the requirements with requirements.txt.
+# What notebooks need → the module by which it is imported. A test compares it with requirements.txt, of which they need
+# neither the runner of tests nor ONNX Runtime.
 MODULES = {
     "gdown": "gdown",
     "ipywidgets": "ipywidgets",
@@ -53,7 +54,8 @@ def prepare() -> None:
         return
     import torch
 
-    from colorize_utils.devices import choose_device, keep_freed_memory
+    from colorize_utils.devices import choose_device
+    from colorize_utils.machine import keep_freed_memory
 
     device = choose_device()
     if device.type == "cpu":

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from colorize_utils.colour import levels_of
 from colorize_utils.data import PairDataset, Splits
-from colorize_utils.devices import choose_device, keep_freed_memory
+from colorize_utils.devices import choose_device
 from colorize_utils.losses import critic_loss, gradient_norms
+from colorize_utils.machine import keep_freed_memory
 from colorize_utils.notebook.lesson import BLUE, GREEN, LARGE, ORANGE, plot_slopes
 from colorize_utils.plots import figure_png
 from colorize_utils.recipes import Recipe

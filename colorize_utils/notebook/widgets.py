@@ -23,9 +23,9 @@ from colorize_utils.checkpoints import DEFAULT, REGISTRY
 from colorize_utils.data.pictures import PictureLike, open_upright, to_gray
 from colorize_utils.errors import ColorizeError
 from colorize_utils.files import atomic_write
+from colorize_utils.generator_registry import UNFAMILIAR
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.batch import colorize_files
-from colorize_utils.multiscale import UNFAMILIAR
 from colorize_utils.notebook.colours import ColoursPanel
 from colorize_utils.notebook.live import mount, runs_folder
 from colorize_utils.runs import DRIVE

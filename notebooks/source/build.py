@@ -27,6 +27,7 @@ import sys
 import tempfile
 import textwrap
 import tomllib
+import zipfile
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -200,11 +201,28 @@ def _replace(path: Path, pattern: str, text: str) -> None:
 
 
 def build_wheels(folder: Path) -> list[Path]:
-    """Builds the package's wheel, weights included, and fetches those of what Colab lacks."""
+    """Builds the package's wheel, weights included, and fetches those of what Colab lacks.
+
+    The exported network is left out, because Colab has PyTorch, which computes the checkpoint.
+    """
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
     shutil.rmtree(ROOT / "build", ignore_errors=True)  # where an earlier wheel's modules would still lie
     subprocess.run([*pip, "--wheel-dir", folder, "-c", ROOT / "constraints.txt", ROOT, *COLAB_LACKS], check=True)
+    for wheel in folder.glob("colorize_utils-*.whl"):
+        leave_out(wheel, ".onnx")
     return sorted(folder.glob("*.whl"))
+
+
+def leave_out(wheel: Path, suffix: str) -> None:
+    """Takes the files with a suffix out of a wheel, and out of its list of files."""
+    with zipfile.ZipFile(wheel) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith(suffix)}
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            if name.endswith(".dist-info/RECORD"):
+                lines = content.decode().splitlines(keepends=True)
+                content = "".join(line for line in lines if not line.partition(",")[0].endswith(suffix)).encode()
+            archive.writestr(name, content)
 
 
 def packed(notebook: NotebookNode, wheels: Collection[Path]) -> NotebookNode:

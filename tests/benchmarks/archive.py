@@ -20,10 +20,10 @@ import psutil
 from folder import album
 
 from colorize_utils.checkpoints import DEFAULT
-from colorize_utils.devices import keep_freed_memory
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.archive import Network, Place, Stages, listed
 from colorize_utils.inference.batch import BatchReport
+from colorize_utils.machine import keep_freed_memory
 
 
 def of_all_processes(command: list[str]) -> tuple[float, float, float]:

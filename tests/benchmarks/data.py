@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from colorize_utils.data import EpochBatches, PairDataset, load_splits
 from colorize_utils.data.synthetic import synthetic_flowers
-from colorize_utils.devices import keep_freed_memory
+from colorize_utils.machine import keep_freed_memory
 
 BATCH = 8
 

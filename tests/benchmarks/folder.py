@@ -1,9 +1,9 @@
 """A folder of photographs of a megapixel, and one photograph of 24 megapixels: beside the network's own time.
 
-    python tests/benchmarks/folder.py [--json FILE]
+    python tests/benchmarks/folder.py [--engine onnx] [--json FILE]
 
-The bundled model and a full-width U-Net at 256×256 (random weights); memory is the peak of a process that does nothing
-else.
+The bundled model, by the engine asked for, and a full-width U-Net at 256×256 (random weights) by PyTorch; memory is the
+peak of a process that does nothing else.
 """
 
 import functools
@@ -20,9 +20,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from colorize_utils.checkpoints import DEFAULT, load_generator, save
-from colorize_utils.devices import keep_freed_memory
 from colorize_utils.inference import Colorizer, batch
 from colorize_utils.inference.colorizer import working_size
+from colorize_utils.machine import keep_freed_memory
 from colorize_utils.models import UNet
 
 
@@ -72,7 +72,7 @@ def network_alone(colorizer: Colorizer, photograph: Path, times: int) -> float:
 
 
 def main() -> None:
-    options = measure.options(__doc__, count=200)
+    options = measure.options(__doc__, count=200, engine="torch")
     keep_freed_memory()  # as the command line does
     count, side = (6, 200) if options.toy else (options.count, 1000)
     results = {"albums": {}}
@@ -84,7 +84,8 @@ def main() -> None:
             here / "wide.safetensors", UNet(1 / 16 if options.toy else 1.0), {"size": 64 if options.toy else 256}
         )
         for model, some in ((DEFAULT, photographs), (wide, photographs[: max(4, count // 5)])):
-            colorizer = Colorizer.from_checkpoint(model, "cpu", progress=False)
+            engine = options.engine if model == DEFAULT else "torch"
+            colorizer = Colorizer.from_checkpoint(model, "cpu", progress=False, engine=engine)
             colorize_album(colorizer, some[:4], here / "warm", 2)
             ways = {
                 "network alone": lambda c=colorizer, s=some: network_alone(c, s[0], len(s)),
@@ -94,11 +95,11 @@ def main() -> None:
             rounds = [{name: way() for name, way in ways.items()} for _ in range(min(3, options.rounds))]
             times = {name: statistics.median(turn[name] for turn in rounds) for name in ways}
             rows = [(name, 1000 * value / len(some), value / times["network alone"]) for name, value in times.items()]
-            name = load_generator(model, progress=False).name
+            name = f"{load_generator(model, progress=False).name}, {engine}"
             measure.table(f"{len(some)} photographs, {name}", ("", "ms a picture", "× network"), rows)
             results["albums"][name] = times
 
-        arguments = ["--overwrite", "--quiet", "--device", "cpu"]
+        arguments = ["--overwrite", "--quiet", "--device", "cpu", "--engine", options.engine]
         rows = []
         for number in (count,) if options.toy else (count // 4, count):
             some = [str(path) for path in photographs[:number]]

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from colorize_utils.devices import usable_cores
+from colorize_utils.machine import usable_cores
 
 
 def options(description: str, **more) -> argparse.Namespace:

@@ -10,9 +10,10 @@ import statistics
 import measure
 import torch
 
-from colorize_utils.devices import has_bf16, keep_freed_memory
+from colorize_utils.devices import has_bf16
 from colorize_utils.generator_registry import ARCHITECTURES
 from colorize_utils.inference.precision import LEAST_WORK, choose_precision, convolve_in_bf16
+from colorize_utils.machine import keep_freed_memory
 from colorize_utils.models import build_generator, count_parameters, fuse_batch_norms
 
 LEAST_SECONDS = 0.05  # of a turn: small networks make several pictures in it

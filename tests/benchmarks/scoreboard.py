@@ -13,7 +13,7 @@ import measure
 import torch
 
 from colorize_utils.data import SYNTHETIC, load_splits, make_loader
-from colorize_utils.devices import keep_freed_memory
+from colorize_utils.machine import keep_freed_memory
 from colorize_utils.metrics import Score, format_scores, gray_baseline, scoreboard
 
 BATCH = 64  # as `evaluate` has it

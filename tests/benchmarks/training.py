@@ -15,7 +15,8 @@ import measure
 import torch
 
 from colorize_utils.data import Splits, generator_for, load_splits
-from colorize_utils.devices import choose_precision, keep_freed_memory
+from colorize_utils.devices import choose_precision
+from colorize_utils.machine import keep_freed_memory
 from colorize_utils.recipes import GAN_L1, WGAN_GP, Recipe
 from colorize_utils.training import Trainer
 

@@ -61,8 +61,10 @@ def address(monkeypatch):
 
 
 def test_the_folder_holds_the_checkpoint_its_card_and_its_licence(published):
-    assert {path.name for path in published.iterdir()} == {"README.md", "LICENSE", FILE.name}
-    assert (published / FILE.name).read_bytes() == FILE.read_bytes()
+    onnx = FILE.with_suffix(".onnx")
+    assert {path.name for path in published.iterdir()} == {"README.md", "LICENSE", FILE.name, onnx.name}
+    for file in (FILE, onnx):
+        assert (published / file.name).read_bytes() == file.read_bytes()
     assert (published / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 

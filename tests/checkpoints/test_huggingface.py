@@ -8,11 +8,12 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from colorize_utils.checkpoints import fetch, load_generator, save
+from colorize_utils.checkpoints import BUNDLED, fetch, huggingface, load_generator, save
 from colorize_utils.checkpoints.huggingface import TELEMETRY, Address
 from colorize_utils.cli import main
 from colorize_utils.errors import CheckpointError
 from colorize_utils.inference import Colorizer
+from colorize_utils.inference.onnx_engine import OnnxEngine
 from colorize_utils.models import UNet
 from colorize_utils.notebook.widgets import choose_colorizer
 
@@ -105,6 +106,20 @@ def test_a_repository_is_fetched_once_and_loads_everywhere(hub, petals, tiny_che
         "/api/models/someone/petals",
         "/someone/petals/resolve/main/petals.safetensors",
     }  # nothing that only counts
+
+
+def test_a_repository_may_hold_the_network_for_onnx_runtime(hub, petals, monkeypatch):
+    """Alone it is taken; beside a checkpoint only where PyTorch is not installed."""
+    (petals / "flowers.onnx").write_bytes((BUNDLED / "flowers-192.onnx").read_bytes())
+    hub.add("someone/petals", petals)
+    assert fetch("hf://someone/petals").suffix == ".safetensors"
+    monkeypatch.setattr(huggingface, "has_torch", lambda: False)
+    assert fetch("hf://someone/petals").suffix == ".onnx"
+    monkeypatch.undo()
+    (petals / "petals.safetensors").unlink()
+    hub.add("someone/petals", petals)
+    colorizer = Colorizer.from_checkpoint("hf://someone/petals")
+    assert isinstance(colorizer.engine, OnnxEngine) and colorizer.takes_hints
 
 
 def test_a_file_and_a_revision_can_be_named(hub, petals, tmp_path):

@@ -64,7 +64,7 @@ def test_chroma_is_the_networks(colorizer):
     levels = np.full((32, 32), 128, np.uint8)
     levels[::2] = 120
     with torch.no_grad():
-        raw = colorizer.network(torch.from_numpy(levels)[None, None] / 255)[0].permute(1, 2, 0).double().numpy()
+        raw = colorizer.engine.network(torch.from_numpy(levels)[None, None] / 255)[0].permute(1, 2, 0).double().numpy()
     luma = raw @ np.array([19595, 38470, 7471]) / 65536
     expected = levels[..., None] + 255 * 0.1 * (raw - luma[..., None])
     result = np.asarray(colorizer.colorize(levels, strength=0.1)).astype(float)
@@ -113,7 +113,7 @@ def test_raw_output_is_the_submissions_clamped(colorizer, size):
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, size[::-1], dtype=np.uint8))
     gray = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])(image)
     with torch.no_grad():
-        fake = colorizer.network(gray[None])
+        fake = colorizer.engine.network(gray[None])
     fake = F.interpolate(fake, size[::-1], mode="bicubic", antialias=True).clamp(0, 1)[0]
     raw = colorizer.colorize(image, keep_luminance=False)
     assert raw.size == size
@@ -479,7 +479,7 @@ def test_what_is_shown_in_training_is_nearly_what_people_get(distributed, monkey
     levels = (255 * gray).round()
     mirrored = torch.cat([levels, levels.flip(-1)]) / 255
     with torch.no_grad():
-        logits = distributed.network.networks[0](mirrored)
+        logits = distributed.engine.network.networks[0](mirrored)
     logits = (logits[:1] + logits[1:].flip(-1)) / 2
     expected = MeanColour.colour(levels / 255, logits)[0].permute(1, 2, 0).numpy()
     result = np.asarray(distributed.colorize(levels[0, 0].byte().numpy(), style="safe"))

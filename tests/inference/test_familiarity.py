@@ -9,10 +9,11 @@ from colorize_utils.checkpoints import load_generator, release, save
 from colorize_utils.cli import main
 from colorize_utils.data.synthetic import synthetic_flowers
 from colorize_utils.errors import DataError
+from colorize_utils.generator_registry import UNFAMILIAR
 from colorize_utils.inference import Colorizer
 from colorize_utils.inference.familiarity import CROPS, unknown_pictures
 from colorize_utils.models import build_generator
-from colorize_utils.multiscale import UNFAMILIAR, MultiscaleUNet
+from colorize_utils.multiscale import MultiscaleUNet
 from colorize_utils.notebook.widgets import before_after, colorize_uploads
 
 

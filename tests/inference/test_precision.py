@@ -11,7 +11,8 @@ from colorize_utils.cli import options
 from colorize_utils.devices import has_bf16
 from colorize_utils.errors import DeviceError
 from colorize_utils.inference import Colorizer, precision
-from colorize_utils.inference.precision import PRECISIONS, choose_precision, convolve_in_bf16, moves_by
+from colorize_utils.inference.engines import PRECISIONS
+from colorize_utils.inference.precision import choose_precision, convolve_in_bf16, moves_by
 from colorize_utils.models import DistributionUNet, LuminanceKept, MeanColour, UNet, WGANUNet, fuse_batch_norms
 
 CPU = torch.device("cpu")
@@ -141,7 +142,8 @@ def test_fp32_is_the_networks_own_arithmetic_to_the_bit(tiny_unet):
     colorizer = Colorizer(trained(tiny_unet), 32, device="cpu", precision="fp32")
     gray = np.random.default_rng(0).integers(0, 256, (32, 64), dtype=np.uint8)
     ready = fuse_batch_norms(tiny_unet).to(memory_format=torch.channels_last)
-    assert torch.equal(colorizer._predict(gray), ready(torch.from_numpy(gray / np.float32(255))[None, None]))
+    expected = ready(torch.from_numpy(gray / np.float32(255))[None, None])
+    np.testing.assert_array_equal(colorizer._predict("colour", gray), expected.numpy())
 
 
 @pytest.mark.parametrize(

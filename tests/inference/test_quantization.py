@@ -145,15 +145,15 @@ def test_folders_that_overlap_leave_the_number_of_threads_as_it_was(four_threads
     for thread in threads:
         thread.join()
     assert within == [2, 1]
-    assert two.network.most == 2
+    assert two.engine.network.most == 2
     reader = threading.Thread(target=lambda: after.append(torch.get_num_threads()))
     reader.start()
     reader.join()
     assert [*after, torch.get_num_threads()] == [4, 4, 4, 4]
     for colorizer in {one, two}:
-        colorizer.network.most, colorizer.network.patience = 0, 0.05
+        colorizer.engine.network.most, colorizer.engine.network.patience = 0, 0.05
         colorize_in_threads(colorizer, 3)
-        assert colorizer.network.most == 1  # in turn again
+        assert colorizer.engine.network.most == 1  # in turn again
 
 
 def test_a_folder_is_shared_and_a_single_picture_has_all_cores(tmp_path):
