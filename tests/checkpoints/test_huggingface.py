@@ -113,9 +113,9 @@ def test_a_repository_may_hold_the_network_for_onnx_runtime(hub, petals, monkeyp
     (petals / "flowers.onnx").write_bytes((BUNDLED / "flowers-192.onnx").read_bytes())
     hub.add("someone/petals", petals)
     assert fetch("hf://someone/petals").suffix == ".safetensors"
-    monkeypatch.setattr(huggingface, "has_torch", lambda: False)
-    assert fetch("hf://someone/petals").suffix == ".onnx"
-    monkeypatch.undo()
+    with monkeypatch.context() as without:
+        without.setattr(huggingface, "has_torch", lambda: False)
+        assert fetch("hf://someone/petals").suffix == ".onnx"
     (petals / "petals.safetensors").unlink()
     hub.add("someone/petals", petals)
     colorizer = Colorizer.from_checkpoint("hf://someone/petals")
