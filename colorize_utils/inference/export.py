@@ -61,7 +61,8 @@ def export(loaded: LoadedGenerator, path: Path, licence: str = "not stated", hal
         half: Whether weights are kept in 16 bits, rounded where they are not already of these; computed in 32.
 
     Raises:
-        PackageError: A package is not installed that exporting needs.
+        DeviceError: A package is not installed that exporting needs.
+        PackageError: This version of PyTorch cannot export the network.
         OSError: The file cannot be written.
     """
     require_packages("export", "onnx", "onnxscript", "onnxruntime")
