@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib
 import os
 import re
 import runpy
@@ -204,6 +205,19 @@ def test_what_the_workflow_trains_on_a_mac_can_be_trained(tmp_path, monkeypatch)
         arguments[place] = "cpu"
         assert main([*arguments, "--quiet"]) == 0
     assert devices == {"cpu": False, "mps": True}
+
+
+@pytest.mark.parametrize("name", ["", ".data", ".checkpoints", ".inference"])
+def test_a_package_hands_on_the_names_that_it_lists_and_no_others(name):
+    package = importlib.import_module(f"colorize_utils{name}")
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = package.nothing
+    source = ast.parse(Path(package.__file__).read_text())
+    imported = [node for node in ast.walk(source) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imported if "colorize_utils" in node.module for alias in node.names}
+    assert names - {"from_rooms"} == {*package.__all__} - {"__version__"}
 
 
 def test_the_version_is_the_packages():

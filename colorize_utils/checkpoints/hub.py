@@ -238,14 +238,21 @@ def _downloaded(entry: RegistryEntry, source: str, cache: Path, progress: bool) 
 
 
 def _require_whole(path: Path, name: str) -> None:
-    """Reads a download of unknown length: nothing else tells a whole file from one that was cut short.
-
-    An exported file is read when it is loaded, which is at once.
-    """
+    """Reads a download of unknown length: nothing else tells a whole file from one that was cut short."""
     if file_kind(path, name) != "onnx":
         from colorize_utils.checkpoints.state import read_weights
 
         read_weights(path, name)
+        return
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of ONNX Runtime's own types
+        raise CheckpointError(f"{name} is damaged or cut short ({str(error)[:160]}); download it again") from error
 
 
 def _pinned(pin: Path) -> str | None:

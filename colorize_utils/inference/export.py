@@ -15,7 +15,7 @@ import torch
 
 from colorize_utils import palette
 from colorize_utils.checkpoints import LoadedGenerator
-from colorize_utils.errors import CheckpointError
+from colorize_utils.errors import CheckpointError, PackageError
 from colorize_utils.files import atomic_write
 from colorize_utils.generator_registry import HINT_CHANNELS, STYLES
 from colorize_utils.inference.colorizer import Colorizer
@@ -61,7 +61,8 @@ def export(loaded: LoadedGenerator, path: Path, licence: str = "not stated", hal
         half: Whether weights are kept in 16 bits, rounded where they are not already of these; computed in 32.
 
     Raises:
-        PackageError: A package is not installed that exporting needs.
+        DeviceError: A package is not installed that exporting needs.
+        PackageError: This version of PyTorch cannot export the network.
         OSError: The file cannot be written.
     """
     require_packages("export", "onnx", "onnxscript", "onnxruntime")
@@ -110,18 +111,22 @@ def _write(prediction: Prediction, path: Path) -> None:
     if prediction.judged_side:
         example[JUDGED] = torch.rand(3, 1, prediction.judged_side, prediction.judged_side)
         shapes[JUDGED] = {0: torch.export.Dim("judged_pictures", max=MOST_PICTURES)}
-    torch.onnx.export(
-        prediction,
-        kwargs=example,
-        f=path,
-        input_names=list(example),
-        output_names=list(prediction.outputs),
-        dynamic_shapes=shapes,
-        dynamo=True,
-        external_data=False,
-        optimize=False,  # which would fuse batch norms, and so double the weights
-        verbose=False,
-    )
+    try:
+        torch.onnx.export(
+            prediction,
+            kwargs=example,
+            f=path,
+            input_names=list(example),
+            output_names=list(prediction.outputs),
+            dynamic_shapes=shapes,
+            dynamo=True,
+            external_data=False,
+            optimize=False,  # which would fuse batch norms, and so double the weights
+            verbose=False,
+        )
+    except Exception as error:  # of its own types; the exporter learns from one version to the next
+        reason = " ".join(str(error).split())[:160]
+        raise PackageError(f"torch {torch.__version__} cannot export this network ({reason}); 2.14 can") from error
 
 
 def _without_traces(model: "ModelProto") -> None:

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,9 +15,21 @@ from safetensors import safe_open
 from torch import nn
 
 from colorize_utils import checkpoints
-from colorize_utils.checkpoints import REGISTRY, RegistryEntry, fetch, identify, load_generator, read_weights, state
+from colorize_utils.checkpoints import (
+    DEFAULT,
+    REGISTRY,
+    RegistryEntry,
+    exported,
+    fetch,
+    identify,
+    load_generator,
+    read_weights,
+    state,
+)
 from colorize_utils.colour import luma
 from colorize_utils.errors import CheckpointError
+from colorize_utils.inference import Colorizer
+from colorize_utils.inference.onnx_engine import OnnxEngine
 from colorize_utils.models import Discriminator, DistributionUNet, UNet, WGANUNet
 
 HTML = b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head></html>"
@@ -27,7 +40,7 @@ class Misbehaving(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.requests.append(self.path)
-        content, way = self.server.content, self.path.strip("/")
+        content, way = self.server.content, self.path.strip("/").removesuffix(".onnx")
         if way == "missing":
             self.send_error(404)
             return
@@ -207,6 +220,24 @@ def test_drives_quota_page_and_refusal_are_recognised(registry, monkeypatch, own
     ):
         fetch("flower", progress=False)
     assert cached(own_cache) == []
+
+
+def test_without_gdown_its_installation_is_advised(registry, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    registry("drive:abc123")
+    with pytest.raises(CheckpointError, match=r"needs gdown: pip install gdown"):
+        fetch("flower", progress=False)
+
+
+def test_an_exported_network_is_fetched_from_a_link_and_one_that_was_cut_short_is_not_kept(server, own_cache):
+    server.content = exported(DEFAULT).read_bytes()
+    with pytest.raises(CheckpointError, match="is damaged or cut short"):
+        exported(f"{server.url}/unmeasured.onnx", progress=False)
+    assert cached(own_cache) == []
+    path = exported(f"{server.url}/good.onnx", progress=False)
+    assert path.suffix == ".onnx" and path.read_bytes() == server.content
+    assert isinstance(Colorizer.from_checkpoint(f"{server.url}/good.onnx", progress=False).engine, OnnxEngine)
+    assert server.requests == ["/unmeasured.onnx", "/good.onnx"]
 
 
 def test_a_cache_that_cannot_be_written_is_told(registry, tmp_path):

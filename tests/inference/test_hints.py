@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
-from colorize_utils import checkpoints, palette
+from colorize_utils import checkpoints, metrics, naming, palette
 from colorize_utils.cli import main
 from colorize_utils.errors import HintError
 from colorize_utils.inference import Colorizer, Hint, read_hints, write_hints
+from colorize_utils.inference import colorizer as colorizer_room
 from colorize_utils.inference.hints import LEAST_BELIEVED, beliefs, chroma_at, hint_planes
 from colorize_utils.models import DistributionUNet
 from colorize_utils.multiscale import MultiscaleUNet, SizedBatchNorm
@@ -277,3 +279,15 @@ def test_the_command_line_refuses_what_makes_no_sense(album, capsys):
         with pytest.raises(SystemExit) as stop:
             run(*arguments)
         assert stop.value.code == 2
+
+
+def test_windows_are_averaged_as_scipy_does_it():
+    values = np.random.default_rng(0).random((40, 23), dtype=np.float32)
+    expected = uniform_filter(values, colorizer_room._WINDOW, mode="constant")
+    np.testing.assert_allclose(colorizer_room._smoothed(values), expected, rtol=1e-5)
+
+
+def test_the_two_ways_to_cielab_are_one():
+    colours = np.random.default_rng(0).integers(0, 256, (500, 3), dtype=np.uint8)
+    planes = torch.from_numpy(colours.astype(np.float32) / 255).T[None, :, :, None]
+    np.testing.assert_allclose(naming.lab(colours), metrics.lab(planes)[0, :, :, 0].T.numpy(), atol=1e-3)
