@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from colorize_utils.cli.options import add_data_options
+from colorize_utils.cli.options import add_data_options, training_splits
 
 DESCRIPTION = (
     "Teach a checkpoint of the recipe multiscale to tell pictures that are none of its kind, from pictures of other "
@@ -27,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Fits a checkpoint's unfamiliarity, writes it, and prints how well it tells; returns the exit status."""
     from colorize_utils.checkpoints import load_generator, save
-    from colorize_utils.data import load_splits
     from colorize_utils.errors import CheckpointError
     from colorize_utils.inference import familiarity
     from colorize_utils.multiscale import MultiscaleUNet
@@ -38,17 +37,7 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         raise CheckpointError(
             f"{loaded.name} is a {loaded.architecture}; only a multiscale-unet can tell what it knows"
         )
-    splits = load_splits(
-        options.data,
-        loaded.size,
-        pool=options.pool,
-        extra=options.extra,
-        drop_gray=options.drop_gray,
-        crop=options.crop,
-        seed=options.seed,
-        count=options.count,
-        progress=not options.quiet,
-    )
+    splits = training_splits(options, loaded.size)
     size = min(network.side_lengths)
 
     familiarity.fit(

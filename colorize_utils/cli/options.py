@@ -5,6 +5,10 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from colorize_utils.data import Splits
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")  # those of inference/engines.py: importing that would import NumPy
 ENGINES = ("auto", "onnx", "torch")
@@ -49,6 +53,32 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--seed", type=at_least(0), default=0, help="seed of every random choice; a folder's split is none (default: 0)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def training_splits(options: argparse.Namespace, size: int, first: bool = True) -> "Splits":
+    """The pictures that `train` trains on, and `calibrate` after it: of the same options the same.
+
+    Args:
+        options: With those of `add_data_options`, and `pool`, `extra`, `drop_gray` and `crop`.
+        size: Pixels a side.
+        first: Whether this process is the one that shows progress.
+
+    Returns:
+        The splits.
+    """
+    from colorize_utils.data import load_splits
+
+    return load_splits(
+        options.data,
+        size,
+        pool=options.pool,
+        extra=options.extra,
+        drop_gray=options.drop_gray,
+        crop=options.crop,
+        seed=options.seed,
+        count=options.count,
+        progress=not options.quiet and first,
+    )
 
 
 def add_precision_option(parser: argparse.ArgumentParser) -> None:

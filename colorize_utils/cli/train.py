@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colorize_utils.cli.options import RECIPE_HELP, add_data_options
+from colorize_utils.cli.options import RECIPE_HELP, add_data_options, training_splits
 from colorize_utils.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
@@ -65,22 +65,11 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 def _train(recipe: Recipe, options: argparse.Namespace, ranks: "Ranks") -> int:
     """Trains in one process, or in one of several; of those the first one prints."""
-    from colorize_utils.data import load_splits
     from colorize_utils.plots import plot_history, save_figure
     from colorize_utils.training import Diverged, History, Interrupted, train
 
     with ranks.one_before_the_others():
-        splits = load_splits(
-            options.data,
-            recipe.size,
-            pool=options.pool,
-            extra=options.extra,
-            drop_gray=options.drop_gray,
-            crop=options.crop,
-            seed=options.seed,
-            count=options.count,
-            progress=not options.quiet and ranks.first,
-        )
+        splits = training_splits(options, recipe.size, ranks.first)
     if ranks.first:
         sizes = f"{len(splits.train)} training, {len(splits.val)} validation pictures, {len(splits.skipped)} left out"
         among = "" if ranks.alone else f"; {ranks.count} processes"
