@@ -19,6 +19,7 @@ repeated.
 
 import argparse
 import base64
+import io
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ from urllib.parse import quote
 import jupytext
 import nbformat
 from nbformat import NotebookNode
+from PIL import Image
 
 SOURCE = Path(__file__).resolve().parent
 HERE = SOURCE.parent
@@ -50,6 +52,7 @@ GITHUB = "https://github.com/"
 COLAB = "https://colab.research.google.com/github/"
 COLAB_LACKS = ("pytorch-msssim",)  # of what the package requires
 LINE = 1000  # characters of packed bytes: one line of millions makes an editor crawl, and so do a hundred thousand
+LARGE = 300_000  # bytes of a figure
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PACKED = """\
 **This copy has its package inside.** The next cell installs it without any network; it is folded, because it is as long
@@ -105,7 +108,10 @@ def keep_outputs(built: NotebookNode, before: NotebookNode, also: Collection[str
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """Without widgets and their state, warnings, progress bars, times, and what an editor noted for itself."""
+    """Without widgets and their state, warnings, progress bars, times, and what an editor noted for itself.
+
+    Large figures, which are photographs, become JPEG, so that the notebook stays small.
+    """
     notebook.metadata = {key: notebook.metadata[key] for key in KEPT_METADATA if key in notebook.metadata}
     notebook.metadata["language_info"] = {"name": "python"}
     if "colab" in notebook.metadata:
@@ -114,7 +120,19 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
+            for output in cell.outputs:
+                _reduce(output.get("data", {}))
     return notebook
+
+
+def _reduce(data: dict[str, str]) -> None:
+    """Makes a JPEG of a figure whose PNG file is large."""
+    content = base64.b64decode(data.get("image/png", ""))
+    if len(content) > LARGE:
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(content)).convert("RGB").save(buffer, "JPEG", quality=90, optimize=True)
+        data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode("ascii")
+        del data["image/png"]
 
 
 def _is_passing(output: NotebookNode) -> bool:
