@@ -1,6 +1,7 @@
 """What the machine offers: the device, and the precision that is fast and safe on it."""
 
 import functools
+import os
 import platform
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,6 +14,8 @@ from colorize_utils.errors import DeviceError
 
 BF16_CAPABILITY = 8  # compute capability from which bf16 is real: a T4 (7.5) claims it and emulates it slowly
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# Parts of the names of those values of ONEDNN_MAX_CPU_ISA that leave bf16 in.
+_WITH_BF16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -45,10 +48,12 @@ def has_bf16() -> bool:
     """Whether this machine's CPU has bf16 in hardware; elsewhere it is emulated, slower than fp32.
 
     Returns:
-        True on x86 with AVX-512 BF16, which processors with AMX have, too, and on ARM with BF16.
+        True on x86 with AVX-512 BF16, which processors with AMX have, too, and on ARM with BF16; False where
+        ONEDNN_MAX_CPU_ISA keeps oneDNN, which convolves, from using it.
     """
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return torch.cpu._is_avx512_bf16_supported()
+        bound = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+        return torch.cpu._is_avx512_bf16_supported() and any(name in bound for name in _WITH_BF16)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # on ARM asks for the instructions
 
 

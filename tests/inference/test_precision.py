@@ -90,6 +90,19 @@ def test_the_processor_is_asked(machine, there, monkeypatch):
     has_bf16.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("bound", "there"), [("AVX2", False), ("avx512_core", False), ("AVX512_CORE_BF16", True), ("ALL", True)]
+)
+def test_a_bound_on_the_instructions_is_kept_to(bound, there, monkeypatch):
+    """Otherwise bf16 would be emulated, several times slower than fp32."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", bound)
+    has_bf16.cache_clear()
+    assert has_bf16() == there
+    has_bf16.cache_clear()
+
+
 def test_the_command_line_has_every_precision():
     """Written out there, because that module is imported before torch."""
     assert options.PRECISIONS == PRECISIONS
