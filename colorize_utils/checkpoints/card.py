@@ -29,6 +29,7 @@ from colorize_utils.errors import CheckpointError
 from colorize_utils.files import atomic_write
 
 CARD = BUNDLED / "README.md"
+ROOT = BUNDLED.parent.parent  # the repository, where the package lies in one
 REQUIRED = ("license", "library_name", "pipeline_tag", "datasets", "evaluated_on")
 _COMMENT = re.compile(r"<!-- front matter\n(.*?)\n-->\n*", re.DOTALL)
 _TABLE = re.compile(r"^\| at (\d+)×\1 \|(.+)\|\n\|[-|]+\|\n((?:\|.+\|\n?)+)", re.MULTILINE)
@@ -184,11 +185,13 @@ def _led_elsewhere(text: str, address: str | None, place: str | None) -> str:
 
 
 def _licence() -> str:
-    """The project's licence, as it was installed with the package."""
-    text = metadata.distribution("colorize_utils").read_text("licenses/LICENSE")
-    if text is None:
-        raise CheckpointError("the licence of colorize_utils was not installed with it; install colorize_utils again")
-    return text
+    """The project's licence: the repository's, else as it was installed with the package."""
+    if (ROOT / "pyproject.toml").is_file():
+        return (ROOT / "LICENSE").read_text(encoding="utf-8")
+    for distribution in metadata.distributions(name="colorize_utils"):
+        if text := distribution.read_text("licenses/LICENSE"):
+            return text
+    raise CheckpointError("the licence of colorize_utils was not installed with it; install colorize_utils again")
 
 
 def _address() -> str | None:

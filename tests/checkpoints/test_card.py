@@ -198,14 +198,20 @@ def test_what_torch_saved_is_refused(tmp_path, tiny_unet):
         prepare(tmp_path / "out", tmp_path / "tiny.pth")
 
 
-def test_a_package_without_its_licence_is_told(tmp_path, monkeypatch):
-    class Bare:
+@pytest.mark.parametrize("installed", [None, "The terms."])
+def test_outside_the_repository_the_licence_is_the_installed_one(installed, tmp_path, monkeypatch):
+    class Distribution:
         def read_text(self, name):
-            return None
+            return installed
 
-    monkeypatch.setattr(card.metadata, "distribution", lambda _: Bare())
-    with pytest.raises(CheckpointError, match="install colorize_utils again"):
+    monkeypatch.setattr(card, "ROOT", tmp_path)
+    monkeypatch.setattr(card.metadata, "distributions", lambda name: [Distribution()])
+    if installed:
         prepare(tmp_path / "out")
+        assert (tmp_path / "out" / "LICENSE").read_text() == installed
+    else:
+        with pytest.raises(CheckpointError, match="install colorize_utils again"):
+            prepare(tmp_path / "out")
 
 
 def test_what_was_prepared_is_read_back(hub, published):
