@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import ipywidgets
 
 REAL = "photograph"
-QUALITY = 90  # of the JPEG files in an exhibition's file: about 2 KB each at 64×64
+QUALITY = 80  # of the JPEG files in an exhibition's file: about 2 KB each at 64×64
 SHOWN = 384  # pixels a side of a flower in the game
 SHIPPED = Path(__file__).with_name("paintings.npz")  # notebooks/source/paintings.py makes it
 KEYS = {"r": True, "p": False}  # real, painted

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="the folder that holds the runs gan-l1, gan-mse and wgan")
     parser.add_argument("--data", help="as of train; by default COLORIZE_DATA")
     parser.add_argument("--model", default=DEFAULT, help="the checkpoint that paints in styles and draws answers")
-    parser.add_argument("--count", type=int, default=60, help="flowers (60)")
+    parser.add_argument("--count", type=int, default=40, help="flowers (40)")
     parser.add_argument("--size", type=int, default=64, help="pixels a side (64)")
     parser.add_argument("-o", "--output", type=Path, default=game.SHIPPED)
     options = parser.parse_args()

@@ -24,7 +24,7 @@ from colorize_utils.colour import unit
 from colorize_utils.data import sample_photograph
 from colorize_utils.errors import DeviceError
 from colorize_utils.inference import Colorizer
-from colorize_utils.inference.precision import PRECISIONS
+from colorize_utils.inference.engines import PRECISIONS
 from colorize_utils.machine import keep_freed_memory
 from colorize_utils.models import UNet
 
