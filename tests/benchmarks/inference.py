@@ -94,7 +94,7 @@ def warm(options, folder: Path) -> dict:
         except DeviceError as error:
             print(error)
             continue
-        difference = (ready._predict(levels) - expected).abs().max().item()
+        difference = float(np.abs(ready._predict("colour", levels) - expected.numpy()).max())
         near = nearness(exact, ready, crops(2 if options.toy else 10, size))
         found[name] = {"computed": ready.precision, "difference": difference, "psnr": near[0], "levels": near[1]}
         sides[name] = (colorizer, (options.toy, path, size, how))
