@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import ipywidgets
 
 REAL = "photograph"
-QUALITY = 80  # of the JPEG files in an exhibition's file: about 2 KB each at 64×64
+QUALITY = 90  # of the JPEG files in an exhibition's file: about 2 KB each at 64×64
 SHOWN = 384  # pixels a side of a flower in the game
 SHIPPED = Path(__file__).with_name("paintings.npz")  # notebooks/source/paintings.py makes it
 KEYS = {"r": True, "p": False}  # real, painted
@@ -82,15 +82,16 @@ class Exhibition:
         real = _small(self.real)
         return {name: two_sample_test(real, _small(pictures), seed) for name, pictures in self.painted.items()}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, quality: int = QUALITY) -> None:
         """Writes the exhibition to a file, its pictures as JPEG.
 
         Args:
             path: The file, by custom with the suffix .npz.
+            quality: Of the JPEG files, in [0, 100].
         """
         rows = {REAL: self.real, **self.painted}
         arrays: dict[str, Any] = {
-            f"{row}-{flower}": _jpeg(picture)
+            f"{row}-{flower}": _jpeg(picture, quality)
             for row, pictures in enumerate(rows.values())
             for flower, picture in enumerate(pictures)
         }
@@ -124,9 +125,9 @@ class Exhibition:
         return cls(rows[0], dict(zip(names[1:], rows[1:], strict=True)))
 
 
-def _jpeg(picture: np.ndarray) -> np.ndarray:
+def _jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling=0)
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 

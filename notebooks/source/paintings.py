@@ -36,7 +36,7 @@ def main() -> None:
     }
     painters |= game.painters_of(Colorizer.from_checkpoint(options.model))
     exhibition = game.exhibit(*splits.test.sample(options.count, seed=1)[:], painters)
-    exhibition.save(options.output)
+    exhibition.save(options.output, quality=80)  # so that a notebook with the package inside can be uploaded
     print(f"{os.path.relpath(options.output)}: {len(exhibition)} flowers by {', '.join(painters)}")
 
 
