@@ -1,10 +1,10 @@
 """Quantization: a generator in 8-bit integers on the CPU, through ONNX Runtime; needs the extra `int8`."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,11 +20,20 @@ from colorize_utils.generator_registry import HINT_CHANNELS
 from colorize_utils.inference.engine import export_onnx, require_packages, silence
 from colorize_utils.models import fuse_batch_norms
 
-FORMAT = 2  # part of every file's name in the cache: raise it when what is written changes
+if TYPE_CHECKING:
+    from onnx import GraphProto
+    from onnxruntime import InferenceSession
+    from onnxruntime.quantization.calibrate import TensorsData
+
+FORMAT = 3  # part of every file's name in the cache: raise it when what is written changes
 # Pixels to calibrate with: 64 pictures of 64×64, and fewer larger ones, because all activations are held at once.
 CALIBRATION = 64 * 64**2
 # Percent of a layer's activations that its range covers: on a few pictures a few channels have extreme values.
 PERCENTILE = 99.9
+# How many times wider a layer's range may become, to be that of what it is concatenated with: it loses a bit at most.
+MOST_WIDENED = 2
+# Not quantized: the last convolution, and the arithmetic that puts its chroma on the luminance.
+_QUANTIZED = ["Conv", "ConvTranspose", "Relu", "MaxPool", "Resize", "Concat"]
 
 
 class Int8Network(nn.Module):
@@ -51,8 +60,6 @@ class Int8Network(nn.Module):
     def __init__(self, network: nn.Module, size: int):
         super().__init__()
         require_packages("int8", "onnxruntime")
-        import onnxruntime
-
         network = fuse_batch_norms(network).cpu()
         path = cache_folder() / "int8" / f"{_digest(network, size)}.onnx"
         if not path.is_file():
@@ -64,9 +71,7 @@ class Int8Network(nn.Module):
                     f"cannot keep the int8 network in {path.parent}: {error.strerror or error}; "
                     "set COLORIZE_CACHE to a folder that can be written"
                 ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = _session(path)
 
     def forward(self, gray: Tensor, hints: Tensor | None = None) -> Tensor:
         """Gray (B, 1, H, W) in [0, 1], H and W multiples of 32 → the generator's output, approximately.
@@ -93,56 +98,121 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
     """Quantizes a network whose batch norms are fused, and writes it to `path` as ONNX."""
     require_packages("int8", "onnx", "onnxscript")
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import PercentileCalibrater
 
-    class Calibration:  # ONNX Runtime takes whatever has `get_next` for a CalibrationDataReader
-        def __init__(self) -> None:
-            self.pictures = _calibration_pictures(size)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next((dict(zip(names, pair, strict=False)) for pair in self.pictures), None)
-
-    with TemporaryDirectory() as folder, silence(), _sessions_with_torchs_threads():
-        exact = Path(folder) / "exact.onnx"
+    with TemporaryDirectory() as folder, silence():
+        exact, augmented = Path(folder) / "exact.onnx", Path(folder) / "augmented.onnx"
         export_onnx(network, exact)
-        names = [tensor.name for tensor in onnx.load(exact).graph.input]
-        convolutions = [node.name for node in onnx.load(exact).graph.node if node.op_type.startswith("Conv")]
-        quantize_static(
-            exact,
-            path,
-            Calibration(),
+        model = onnx.load(exact)
+        last = _last_as_product(model.graph)
+        onnx.save(model, exact)
+
+        calibrator = PercentileCalibrater(exact, _QUANTIZED, str(augmented), percentile=PERCENTILE)
+        calibrator.augment_graph()
+        calibrator.infer_session = _session(augmented, optimized=False)  # its own would take every core, and spin on it
+        calibrator.collect_data(_Calibration([given.name for given in model.graph.input], size))
+        ranges = calibrator.compute_data()
+        _join_ranges(model.graph, ranges)
+        quantizer = QDQQuantizer(
+            model,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            # Not quantized: the last convolution, and the arithmetic that puts its chroma on the luminance.
-            op_types_to_quantize=["Conv", "ConvTranspose", "Relu", "MaxPool", "Resize", "Concat"],
-            nodes_to_exclude=convolutions[-1:],
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": PERCENTILE},
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=ranges,
+            nodes_to_quantize=[],
+            nodes_to_exclude=[last],
+            op_types_to_quantize=_QUANTIZED,
+            extra_options={},
         )
+        quantizer.quantize_model()
+        quantizer.model.save_model_to_file(path)
 
 
-@contextlib.contextmanager
-def _sessions_with_torchs_threads() -> Iterator[None]:
-    """Within the block, ONNX Runtime's default session options ask for as many threads as torch has.
+def _session(path: Path, optimized: bool = True) -> "InferenceSession":
+    """A session with as many threads as torch has, which do not spin when nothing is computed.
 
-    Without it, a session takes every core and spins on it. The quantizer's own session, with which it calibrates, is
-    made with the default options, and the quantizer takes no others.
+    Others would keep the cores from torch, which computes what is around the network.
     """
     import onnxruntime
 
-    default = onnxruntime.SessionOptions
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def options() -> onnxruntime.SessionOptions:
-        made = default()
-        made.intra_op_num_threads = torch.get_num_threads()
-        return made
 
-    onnxruntime.SessionOptions = options
-    try:
-        yield
-    finally:
-        onnxruntime.SessionOptions = default
+def _last_as_product(graph: "GraphProto") -> str:
+    """Writes the last convolution, if its kernel is of one pixel, as a product of matrices.
+
+    The quantized layers before it give channels last, as a product takes them; a convolution would have them put in
+    another order.
+
+    Args:
+        graph: The exact network; it is changed.
+
+    Returns:
+        The name of the node that now computes the last convolution.
+    """
+    from onnx import helper, numpy_helper
+
+    place, last = [(place, node) for place, node in enumerate(graph.node) if node.op_type.startswith("Conv")][-1]
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    features, weight, bias = last.input
+    kernel = numpy_helper.to_array(tensors[weight])  # (C_out, C_in, K, K)
+    if kernel.shape[2:] != (1, 1):
+        return str(last.name)
+    (output,) = last.output
+    matrix, turned, product, sum_ = (f"{output}_{name}" for name in ("matrix", "turned", "product", "sum"))
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(kernel[:, :, 0, 0].T), matrix))
+    graph.initializer.remove(tensors[weight])
+    del graph.node[place]
+    for node in (
+        helper.make_node("Transpose", [sum_], [output], perm=[0, 3, 1, 2]),
+        helper.make_node("Add", [product, bias], [sum_]),
+        helper.make_node("MatMul", [turned, matrix], [product], name := f"{output}_product"),
+        helper.make_node("Transpose", [features], [turned], perm=[0, 2, 3, 1]),
+    ):
+        graph.node.insert(place, node)
+    return name
+
+
+def _join_ranges(graph: "GraphProto", ranges: "TensorsData") -> None:
+    """Gives what is concatenated one range, where that costs little: it is then copied rather than scaled.
+
+    Args:
+        graph: The exact network.
+        ranges: The range of each of its tensors; they are changed.
+    """
+    before = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type != "Concat" or node.output[0] not in ranges:  # those without a range join shapes
+            continue
+        inputs = []
+        for name in node.input:
+            while name in before and before[name].op_type in ("Resize", "MaxPool"):  # they keep their input's range
+                name = before[name].input[0]
+            inputs.append(ranges[name])
+        if any(data.lowest < 0 for data in inputs):  # without a ReLU before it; ranges with one have to begin at 0
+            continue
+        highest = max(data.highest for data in inputs)
+        for data in (ranges[node.output[0]], *inputs):
+            if highest <= MOST_WIDENED * data.highest:
+                data.highest = highest
+
+
+class _Calibration:
+    """What ONNX Runtime takes for a CalibrationDataReader: pictures for the inputs of these names."""
+
+    def __init__(self, names: list[str], size: int):
+        self._names = names
+        self._pictures = _calibration_pictures(size)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next((dict(zip(self._names, pair, strict=False)) for pair in self._pictures), None)
 
 
 def _calibration_pictures(size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

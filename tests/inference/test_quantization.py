@@ -2,9 +2,11 @@ import sys
 import threading
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
@@ -213,23 +215,43 @@ def test_an_int8_network_is_made_once(tiny_unet, own_cache, monkeypatch, capfd):
 
 
 @pytest.mark.slow
+def test_an_int8_network_computes_little_beside_its_convolutions(tiny_unet, own_cache, monkeypatch):
+    """What is concatenated has one scale, so that it is copied; the last layer takes channels as they lie."""
+    monkeypatch.setattr(quantization, "CALIBRATION", 1)
+    Int8Network(trained(tiny_unet), 32)
+    (path,) = (own_cache / "int8").iterdir()
+    graph = onnx.load(path).graph
+    before = {output: node for node in graph.node for output in node.output}
+    after = {name: node for node in graph.node for name in node.input}
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    joints = [node for node in graph.node if node.op_type == "Concat"]
+    assert len(joints) == 5
+    for joint in joints:
+        ends = [before[name] for name in joint.input] + [after[joint.output[0]]]
+        assert {end.op_type for end in ends} == {"DequantizeLinear", "QuantizeLinear"}
+        assert len({float(values[end.input[1]]) for end in ends}) == 1
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 22  # of 23
+    assert all(before[name].op_type == "DequantizeLinear" for node in convolutions for name in node.input)
+    assert [node.op_type for node in graph.node].count("MatMul") == 1
+
+
+@pytest.mark.slow
 def test_every_session_has_as_many_threads_as_torch(tiny_unet, monkeypatch):
     """Those that it is calibrated with, too: more would spin on cores that others work on."""
     session, threads = onnxruntime.InferenceSession, []
 
     def noted(*arguments, **options):
-        (given,) = [one for one in (*arguments, *options.values()) if isinstance(one, SessionOptions)]
+        (given,) = [one for one in (*arguments, *options.values()) if isinstance(one, onnxruntime.SessionOptions)]
         threads.append(given.intra_op_num_threads)
         return session(*arguments, **options)
 
-    SessionOptions = onnxruntime.SessionOptions
     monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(quantization, "CALIBRATION", 1)
     Int8Network(tiny_unet, 32)
     assert len(threads) >= 2
     assert set(threads) == {3}
-    assert onnxruntime.SessionOptions is SessionOptions
 
 
 def test_int8_without_its_packages_or_its_place(tiny_unet, monkeypatch, tmp_path):
