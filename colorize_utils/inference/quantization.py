@@ -21,7 +21,7 @@ from colorize_utils.inference.engine import export_onnx, require_packages, silen
 from colorize_utils.models import fuse_batch_norms
 
 if TYPE_CHECKING:
-    from onnx import GraphProto
+    from onnx import GraphProto, ModelProto
     from onnxruntime import InferenceSession
     from onnxruntime.quantization.calibrate import TensorsData
 
@@ -105,6 +105,7 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
         exact, augmented = Path(folder) / "exact.onnx", Path(folder) / "augmented.onnx"
         export_onnx(network, exact)
         model = onnx.load(exact)
+        _even_out(model, Path(folder) / "probe.onnx", size)
         last = _last_as_product(model.graph)
         onnx.save(model, exact)
 
@@ -145,6 +146,50 @@ def _session(path: Path, optimized: bool = True) -> "InferenceSession":
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def _even_out(model: "ModelProto", path: Path, size: int) -> None:
+    """Scales the channels that the last convolution takes to one range, and its weights the other way.
+
+    The colour is a sum of these channels, all of which get one scale; where the ranges of some are far wider than those
+    of others, which is so in trained networks, that would leave the others few of the 256 steps.
+
+    Args:
+        model: The exact network; it is changed, and computes what it did.
+        path: A file to write on the way.
+        size: As in `Int8Network`.
+
+    Source:
+        Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1, with
+        ranges of activations in place of those of weights.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    before = {output: node for node in graph.node for output in node.output}
+    last = [node for node in graph.node if node.op_type.startswith("Conv")][-1]
+    features = last.input[0]
+    relu = before.get(features)
+    layer = before.get(relu.input[0]) if relu is not None and relu.op_type == "Relu" else None
+    if layer is None or {layer.op_type, last.op_type} != {"Conv"}:
+        return
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.append(helper.make_empty_tensor_value_info(features))
+    onnx.save(probe, path)
+    session, pictures, found = _session(path), _Calibration([given.name for given in graph.input], size), []
+    while (asked := pictures.get_next()) is not None:
+        found.append(session.run([features], asked)[0])  # (1, C, H, W)
+    ranges = np.percentile(np.concatenate(found), PERCENTILE, axis=(0, 2, 3)).astype(np.float32)
+    ranges[ranges == 0] = 1
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weight, *bias = layer.input[1:]  # a bias of zeros is left out
+    factors = {weight: 1 / ranges[:, None, None, None], last.input[1]: ranges[:, None, None]}  # (C_out, C_in, K, K)
+    factors |= dict.fromkeys(bias, 1 / ranges)
+    for name, factor in factors.items():
+        tensors[name].CopyFrom(numpy_helper.from_array(factor * numpy_helper.to_array(tensors[name]), name))
+
+
 def _last_as_product(graph: "GraphProto") -> str:
     """Writes the last convolution, if its kernel is of one pixel, as a product of matrices.
 
@@ -161,18 +206,18 @@ def _last_as_product(graph: "GraphProto") -> str:
 
     place, last = [(place, node) for place, node in enumerate(graph.node) if node.op_type.startswith("Conv")][-1]
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    features, weight, bias = last.input
+    features, weight, *bias = last.input
     kernel = numpy_helper.to_array(tensors[weight])  # (C_out, C_in, K, K)
     if kernel.shape[2:] != (1, 1):
         return str(last.name)
     (output,) = last.output
-    matrix, turned, product, sum_ = (f"{output}_{name}" for name in ("matrix", "turned", "product", "sum"))
+    matrix, turned, product, colour = (f"{output}_{name}" for name in ("matrix", "turned", "product", "colour"))
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(kernel[:, :, 0, 0].T), matrix))
     graph.initializer.remove(tensors[weight])
     del graph.node[place]
     for node in (
-        helper.make_node("Transpose", [sum_], [output], perm=[0, 3, 1, 2]),
-        helper.make_node("Add", [product, bias], [sum_]),
+        helper.make_node("Transpose", [colour], [output], perm=[0, 3, 1, 2]),
+        helper.make_node("Sum", [product, *bias], [colour]),
         helper.make_node("MatMul", [turned, matrix], [product], name := f"{output}_product"),
         helper.make_node("Transpose", [features], [turned], perm=[0, 2, 3, 1]),
     ):

@@ -1,3 +1,4 @@
+import copy
 import sys
 import threading
 
@@ -187,8 +188,16 @@ def test_int8_paints_nearly_the_same(tmp_path):
     assert 0 < np.mean(errors) < 255**2 / 10**4  # 40 dB
 
 
+def without_last_bias(network):
+    nn.init.zeros_(network.conv_last.bias)
+    return network
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [UNet(1 / 16), LuminanceKept(WGANUNet(1 / 16)), DistributionUNet(1 / 16)])
+@pytest.mark.parametrize(
+    "network",
+    [UNet(1 / 16), without_last_bias(UNet(1 / 16)), LuminanceKept(WGANUNet(1 / 16)), DistributionUNet(1 / 16)],
+)
 def test_int8_of_every_architecture_and_any_size(network):
     quick = Int8Network(trained(network), 64)
     for height, width in ((32, 32), (64, 96), (96, 32)):
@@ -197,6 +206,23 @@ def test_int8_of_every_architecture_and_any_size(network):
             expected = network(gray)
         assert quick(gray).shape == expected.shape
         assert (quick(gray) - expected).square().mean() < 0.02 * expected.var()
+
+
+@pytest.mark.slow
+def test_int8_keeps_channels_that_are_small_beside_others():
+    """The last features differ by a factor of 300; without it, the network is the same."""
+    network = trained(UNet(1 / 16))
+    uneven = copy.deepcopy(network)
+    norm = uneven.decoder_block1.conv[4]
+    with torch.no_grad():
+        for values in (norm.weight, norm.bias):
+            values[0] *= 300
+        uneven.conv_last.weight[:, 0] /= 300
+        gray = torch.rand(2, 1, 64, 64)
+        expected = network(gray)
+        assert torch.allclose(uneven(gray), expected, atol=1e-5)
+    errors = [(Int8Network(one, 64)(gray) - expected).square().mean() for one in (network, uneven)]
+    assert errors[1] < 1.5 * errors[0]
 
 
 @pytest.mark.slow
