@@ -98,10 +98,10 @@ def run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from colorize_utils.inference.batch import colorize_files
         from colorize_utils.machine import keep_freed_memory
 
-    progress, model = not options.quiet, options.model or DEFAULT
-    colorizer = Colorizer.from_checkpoint(
-        model, options.device, progress, engine=options.engine, precision=options.precision
-    )
+        progress, model = not options.quiet, options.model or DEFAULT
+        colorizer = Colorizer.from_checkpoint(  # imports its engine
+            model, options.device, progress, engine=options.engine, precision=options.precision
+        )
     if str(colorizer.device) == "cpu":
         keep_freed_memory()
     if options.style not in (None, *colorizer.styles):
