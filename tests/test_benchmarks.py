@@ -39,7 +39,7 @@ def test_inference(run):
     assert results["precisions"]["Colorizer, bf16"]["levels"] <= 1
     colorizers = {f"Colorizer, {name}" for name in ("auto", "fp32", "bf16", "int8")}
     assert set(results["seconds"]) == {"literal cell", *colorizers, "limit in fp32"}
-    bundled = results["bundled"]["precisions"]
+    bundled = results["checkpoint"]["precisions"]
     assert bundled["auto"]["computed"] == "fp32" and bundled["auto"]["levels"] == 0
     assert bundled["int8"]["psnr"] > 40
     assert len(results["from_the_start"]) == 4
