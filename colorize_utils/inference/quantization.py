@@ -1,6 +1,8 @@
 """Quantization: a generator in 8-bit integers on the CPU, through ONNX Runtime; needs the extra `int8`."""
 
+import copy
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,10 +21,10 @@ from colorize_utils.errors import DeviceError
 from colorize_utils.files import atomic_write, cache_folder
 from colorize_utils.generator_registry import HINT_CHANNELS
 from colorize_utils.inference.engine import export_onnx, require_packages, silence
-from colorize_utils.models import fuse_batch_norms
+from colorize_utils.models import fuse_batch_norms, predicts_distribution
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
+    from onnx import GraphProto
     from onnxruntime import InferenceSession
     from onnxruntime.quantization.calibrate import TensorsData
 
@@ -32,7 +35,11 @@ CALIBRATION = 64 * 64**2
 PERCENTILE = 99.9
 # How many times wider a layer's range may become, to be that of what it is concatenated with: it loses a bit at most.
 MOST_WIDENED = 2
-# Not quantized: the last convolution, and the arithmetic that puts its chroma on the luminance.
+# The last convolution is not quantized; nor are the two before it, if without them colours stay further than so many dB
+# from the exact ones, as those of trained networks may that subtract large numbers from each other.
+LEAST_PSNR = 45.0
+MOST_EXACT = 3
+# Not quantized either: the arithmetic that puts its chroma on the luminance.
 _QUANTIZED = ["Conv", "ConvTranspose", "Relu", "MaxPool", "Resize", "Concat"]
 
 
@@ -40,7 +47,8 @@ class Int8Network(nn.Module):
     """A generator in 8-bit integers, on the CPU.
 
     Weights have a scale for each output channel, activations one for each layer, from the range that they reach on
-    photographs and synthetic flowers (ONNX Runtime's static quantization). The last convolution is not quantized.
+    photographs and synthetic flowers (ONNX Runtime's static quantization). The last convolution is not quantized, and
+    up to `MOST_EXACT` are not where that brings colours within `LEAST_PSNR`.
 
     The quantized network is made when a network is first used, which takes 5 to 60 seconds, and kept in
     `cache_folder()/int8`.
@@ -105,8 +113,8 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
         exact, augmented = Path(folder) / "exact.onnx", Path(folder) / "augmented.onnx"
         export_onnx(network, exact)
         model = onnx.load(exact)
-        _even_out(model, Path(folder) / "probe.onnx", size)
-        last = _last_as_product(model.graph)
+        *convolutions, last = [node.name for node in model.graph.node if node.op_type.startswith("Conv")]
+        convolutions.append(_last_as_product(model.graph, last))
         onnx.save(model, exact)
 
         calibrator = PercentileCalibrater(exact, _QUANTIZED, str(augmented), percentile=PERCENTILE)
@@ -115,20 +123,34 @@ def _quantize(network: nn.Module, size: int, path: Path) -> None:
         calibrator.collect_data(_Calibration([given.name for given in model.graph.input], size))
         ranges = calibrator.compute_data()
         _join_ranges(model.graph, ranges)
-        quantizer = QDQQuantizer(
-            model,
-            per_channel=True,
-            reduce_range=False,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            tensors_range=ranges,
-            nodes_to_quantize=[],
-            nodes_to_exclude=[last],
-            op_types_to_quantize=_QUANTIZED,
-            extra_options={},
-        )
-        quantizer.quantize_model()
-        quantizer.model.save_model_to_file(path)
+        for count in range(1, 1 + MOST_EXACT):
+            quantizer = QDQQuantizer(
+                copy.deepcopy(model),
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=ranges,
+                nodes_to_quantize=[],
+                nodes_to_exclude=convolutions[-count:],
+                op_types_to_quantize=_QUANTIZED,
+                extra_options={},
+            )
+            quantizer.quantize_model()
+            quantizer.model.save_model_to_file(path)
+            if predicts_distribution(network) or _nearness(network, path, size) >= LEAST_PSNR:
+                return
+
+
+@torch.inference_mode()
+def _nearness(network: nn.Module, path: Path, size: int) -> float:
+    """PSNR in dB of the colours of a quantized network, beside the exact ones, on what it was calibrated with."""
+    session, errors = _session(path), []
+    for gray, _ in _calibration_pictures(size):
+        exact = network(torch.from_numpy(gray)).clamp(0, 1)
+        (quick,) = session.run(None, {"gray": gray})
+        errors.append(F.mse_loss(torch.from_numpy(quick).clamp(0, 1), exact).item())
+    return 10 * math.log10(1 / max(float(np.mean(errors)), 1e-12))
 
 
 def _session(path: Path, optimized: bool = True) -> "InferenceSession":
@@ -146,51 +168,7 @@ def _session(path: Path, optimized: bool = True) -> "InferenceSession":
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _even_out(model: "ModelProto", path: Path, size: int) -> None:
-    """Scales the channels that the last convolution takes to one range, and its weights the other way.
-
-    The colour is a sum of these channels, all of which get one scale; where the ranges of some are far wider than those
-    of others, which is so in trained networks, that would leave the others few of the 256 steps.
-
-    Args:
-        model: The exact network; it is changed, and computes what it did.
-        path: A file to write on the way.
-        size: As in `Int8Network`.
-
-    Source:
-        Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1, with
-        ranges of activations in place of those of weights.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    graph = model.graph
-    before = {output: node for node in graph.node for output in node.output}
-    last = [node for node in graph.node if node.op_type.startswith("Conv")][-1]
-    features = last.input[0]
-    relu = before.get(features)
-    layer = before.get(relu.input[0]) if relu is not None and relu.op_type == "Relu" else None
-    if layer is None or {layer.op_type, last.op_type} != {"Conv"}:
-        return
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.append(helper.make_empty_tensor_value_info(features))
-    onnx.save(probe, path)
-    session, pictures, found = _session(path), _Calibration([given.name for given in graph.input], size), []
-    while (asked := pictures.get_next()) is not None:
-        found.append(session.run([features], asked)[0])  # (1, C, H, W)
-    ranges = np.percentile(np.concatenate(found), PERCENTILE, axis=(0, 2, 3)).astype(np.float32)
-    ranges[ranges == 0] = 1
-
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    weight, *bias = layer.input[1:]  # a bias of zeros is left out
-    factors = {weight: 1 / ranges[:, None, None, None], last.input[1]: ranges[:, None, None]}  # (C_out, C_in, K, K)
-    factors |= dict.fromkeys(bias, 1 / ranges)
-    for name, factor in factors.items():
-        tensors[name].CopyFrom(numpy_helper.from_array(factor * numpy_helper.to_array(tensors[name]), name))
-
-
-def _last_as_product(graph: "GraphProto") -> str:
+def _last_as_product(graph: "GraphProto", name: str) -> str:
     """Writes the last convolution, if its kernel is of one pixel, as a product of matrices.
 
     The quantized layers before it give channels last, as a product takes them; a convolution would have them put in
@@ -198,18 +176,19 @@ def _last_as_product(graph: "GraphProto") -> str:
 
     Args:
         graph: The exact network; it is changed.
+        name: The name of the convolution.
 
     Returns:
         The name of the node that now computes the last convolution.
     """
     from onnx import helper, numpy_helper
 
-    place, last = [(place, node) for place, node in enumerate(graph.node) if node.op_type.startswith("Conv")][-1]
+    place, last = next((place, node) for place, node in enumerate(graph.node) if node.name == name)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     features, weight, *bias = last.input
     kernel = numpy_helper.to_array(tensors[weight])  # (C_out, C_in, K, K)
     if kernel.shape[2:] != (1, 1):
-        return str(last.name)
+        return name
     (output,) = last.output
     matrix, turned, product, colour = (f"{output}_{name}" for name in ("matrix", "turned", "product", "colour"))
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(kernel[:, :, 0, 0].T), matrix))
@@ -218,11 +197,11 @@ def _last_as_product(graph: "GraphProto") -> str:
     for node in (
         helper.make_node("Transpose", [colour], [output], perm=[0, 3, 1, 2]),
         helper.make_node("Sum", [product, *bias], [colour]),
-        helper.make_node("MatMul", [turned, matrix], [product], name := f"{output}_product"),
+        helper.make_node("MatMul", [turned, matrix], [product], product),
         helper.make_node("Transpose", [features], [turned], perm=[0, 2, 3, 1]),
     ):
         graph.node.insert(place, node)
-    return name
+    return product
 
 
 def _join_ranges(graph: "GraphProto", ranges: "TensorsData") -> None:
