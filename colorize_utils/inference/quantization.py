@@ -35,8 +35,8 @@ CALIBRATION = 64 * 64**2
 PERCENTILE = 99.9
 # How many times wider a layer's range may become, to be that of what it is concatenated with: it loses a bit at most.
 MOST_WIDENED = 2
-# The last convolution is not quantized; nor are the two before it, if without them colours stay further than so many dB
-# from the exact ones, as those of trained networks may that subtract large numbers from each other.
+# The last convolution stays exact; so do one or two before it where colours would otherwise be less than this PSNR, in
+# dB, from the exact ones. Trained networks may subtract large numbers from each other there.
 LEAST_PSNR = 45.0
 MOST_EXACT = 3
 # Not quantized either: the arithmetic that puts its chroma on the luminance.
@@ -47,8 +47,8 @@ class Int8Network(nn.Module):
     """A generator in 8-bit integers, on the CPU.
 
     Weights have a scale for each output channel, activations one for each layer, from the range that they reach on
-    photographs and synthetic flowers (ONNX Runtime's static quantization). The last convolution is not quantized, and
-    up to `MOST_EXACT` are not where that brings colours within `LEAST_PSNR`.
+    photographs and synthetic flowers (ONNX Runtime's static quantization). The last convolution stays exact; up
+    to `MOST_EXACT` do, one after the other, until colours reach `LEAST_PSNR`.
 
     The quantized network is made when a network is first used, which takes 5 to 60 seconds, and kept in
     `cache_folder()/int8`.
